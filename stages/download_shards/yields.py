@@ -15,6 +15,8 @@ from stages.download_shards.worker import DROPPED
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Output
 
+_FEWEST = 8  # new entries that say something by themselves: a broken image or two is no source that is away
+
 
 class Probe:
     """Compares the yield of the first new shards with the configured minimum, once, so that a bad run ends early.
@@ -50,7 +52,7 @@ def check_yield(config: DownloadShardsConfig, records: Mapping[str, ShardRecord]
     if output.exists(GrowthRecord.file):
         num_taken = len(records) - GrowthRecord.of(output).new_shards
         new = {name: records[name] for name in sorted(records)[max(num_taken, 0) :]}  # the last ones
-        if _wanted(Totals.of(new.values())):
+        if _wanted(Totals.of(new.values())) >= _FEWEST:
             _check(config, new, "new entries")
 
 

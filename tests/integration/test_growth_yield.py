@@ -66,6 +66,22 @@ def test_a_few_losses_among_new_entries_pass(tmp_path: Path) -> None:
     assert (counts["images"], counts["reused_shards"]) == (3, 1)
 
 
+@pytest.mark.parametrize(("num_new", "fails"), [(1, False), (7, False), (8, True)])
+def test_one_broken_image_more_does_not_end_a_run(tmp_path: Path, num_new: int, fails: bool) -> None:
+    images = tmp_path / "images"
+    save_images(images, range(20))
+    pile = Pile(tmp_path, {"kind": "folder", "path": str(images)}, min_yield=0.5, rows_per_shard=1000)
+    pile.run()
+    for number in range(num_new):
+        (images / f"new {number}.png").write_bytes(png(number)[:60])
+    if fails:
+        with pytest.raises(YieldTooLow, match=r"0 of 8 new entries became images .*corrupt_image 8"):
+            pile.run()
+        return
+    _, counts = pile.run()
+    assert (counts["images"], counts["failed_corrupt_image"], counts["reused_shards"]) == (20, num_new, 1)
+
+
 def last_first(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
     assert isinstance(items, Sequence)
     yield from map_in_process(make_worker, items[::-1], resources)

@@ -12,7 +12,9 @@ from stages.training.config import BestConfig, TrainingConfig, TrainStageConfig,
 from stages.training.images.augmentation_config import ImageAugmentation
 
 Color = tuple[float, float, float]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 _FEWEST_PAIRS = 2
+_LATER_CHANGES = ("crop", "flip", "outlines", "color", "grayscale")
 
 
 class ClipArchitecture(ConfigModel):
@@ -43,10 +45,19 @@ class ClipAugmentation(ImageAugmentation):
     contrast: NonNegativeFloat = Field(0.05, description="std of a factor on the whole image")
     brightness: NonNegativeFloat = Field(0.03, description="std of an offset of the whole image")
     noise: NonNegativeFloat = Field(0.03, description="largest std of noise on each value")
+    outlines: Fraction = Field(
+        0.0, description="fraction of images whose edges are drawn darker, each by a strength of its own: 0.5 where "
+        "drawings with outlines are to be read, and few of the captioned ones have any"
+    )  # fmt: skip
+    color: NonNegativeFloat = Field(
+        0.0, description="std of what each colour takes of every colour, and of its offset: 0.2 where other palettes "
+        "are to be read"
+    )  # fmt: skip
+    grayscale: Fraction = Field(0.0, description="fraction of images without colours")
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on; crops and flips count where there are any."""
-        return {name: value for name, value in super().identity().items() if value or name not in ("crop", "flip")}
+        """Return what the result depends on; what came later than the others counts where there is any."""
+        return {name: value for name, value in super().identity().items() if value or name not in _LATER_CHANGES}
 
 
 class SceneProbe(ConfigModel):

@@ -11,14 +11,14 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from models.noise import seeded_noise
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, Metrics
 from stages.contract.measures import Protocol
 from stages.encoders.open_clip_import import import_open_clip
 from stages.formats.clip_folders import local_tokenizer, write_clip
 from stages.storage.artifact import Output
-from stages.train_clip.config import ClipAugmentation, TrainClipConfig
+from stages.train_clip.augmentation import augment
+from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.data import CaptionedImages
 from stages.train_clip.model import ContrastiveClip
 from stages.train_clip.probes import Encoders, Hits, fractions, probe_scenes, retrieval
@@ -116,7 +116,8 @@ class ClipTask(ImageTask):
         pixels, changes = batch["pixels"], self.config.augmentation
         if changes.changes:
             pixels = augmented(pixels, part, changes, self.config.seed)
-        return {**batch, "pixels": augment(pixels, sample_seeds(self.config.seed, part), changes)}
+        seeds = sample_seeds(self.config.seed, part)
+        return {**batch, "pixels": augment(pixels, seeds, changes, self.config.preprocessing)}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         """Retrieve held-out pairs; classify held-out scenes if the images are scenes."""
@@ -185,22 +186,6 @@ class ClipTask(ImageTask):
 def _measure(hits: Hits, seed: int, protocol: Protocol, rows: str) -> Measured:
     intervals = mean_intervals({name: hit.numpy() for name, hit in hits.items()}, seed)
     return measure(fractions(hits), intervals, len(next(iter(hits.values()))), protocol, rows=rows)
-
-
-def augment(
-    pixels: Float[Tensor, "count channels height width"], seeds: Sequence[int], stds: ClipAugmentation
-) -> Float[Tensor, "count channels height width"]:
-    """Change contrast and brightness of each image a little and add noise, all by its seed.
-
-    x' = x (1 + contrast e_1) + brightness e_2 + noise u e_3, with e_i normal and u = Phi(e_4) uniform
-    """
-    shape = tuple(pixels.shape[1:])
-    generated = seeded_noise(seeds, (3 + pixels[0].numel(),))
-    contrast, brightness, level = (generated[:, index].view(-1, 1, 1, 1) for index in range(3))
-    noise = generated[:, 3:].reshape(-1, *shape)
-    uniform: Tensor = torch.special.ndtr(level)
-    changed: Tensor = pixels * (1 + stds.contrast * contrast) + stds.brightness * brightness
-    return changed + uniform * noise * stds.noise
 
 
 def model_config(config: TrainClipConfig, vocab_size: int) -> dict[str, Any]:

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -7,10 +5,9 @@ import torch.nn.functional as F
 
 from models.scenes.captions import describe, read_caption
 from models.scenes.vocabulary import COLORS, SHAPES
-from stages.train_clip.config import ClipAugmentation, SceneProbe, TrainClipConfig
+from stages.train_clip.config import SceneProbe, TrainClipConfig
 from stages.train_clip.model import contrastive_loss
 from stages.train_clip.probes import Encoders, fractions, probe_scenes, retrieval
-from stages.train_clip.task import augment
 
 
 def make_embeddings(num=6, dim=8, seed=0):
@@ -78,16 +75,6 @@ def test_a_perfect_model_is_always_right_and_a_blind_one_is_at_chance():
     assert found["plain_zero_shot_shape"] == pytest.approx(1 / 6, abs=0.05)
     assert found["plain_zero_shot_color"] == pytest.approx(1 / 8, abs=0.05)
     assert describe({"shape": "ring"}) == "a ring"
-
-
-def test_augmentation_belongs_to_the_seed_and_has_the_asked_stds():
-    stds = ClipAugmentation(contrast=0.2, brightness=0.1, noise=0.0)
-    pixels = torch.ones(2000, 1, 2, 2)
-    changed = augment(pixels, range(2000), stds)[:, 0, 0, 0]
-    assert changed.mean().item() == pytest.approx(1.0, abs=0.02)
-    assert changed.std().item() == pytest.approx(math.hypot(0.2, 0.1), rel=0.05)
-    assert torch.equal(augment(pixels[:3], [5, 6, 7], stds)[1:], augment(pixels[:2], [6, 7], stds))
-    assert torch.equal(augment(pixels, range(2000), ClipAugmentation(contrast=0, brightness=0, noise=0)), pixels)
 
 
 def test_smoothed_labels_are_spread_over_the_pair_and_its_negatives_alone():

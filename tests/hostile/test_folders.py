@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault
 from stages.contract.findings import Findings, InspectionContext
 from stages.download_shards.config import DownloadShardsConfig, FolderSource
 from stages.download_shards.inspect import inspect
@@ -118,6 +118,17 @@ def test_what_a_row_may_mean_several_files_by_is_counted_and_not_guessed(folder)
     assert captions_by_url(out)["ok.png"] == ("c8", "c9")
     assert "unmatched_row: 5 (first: " in summary.notes["lost before reading"]
     assert accounted(summary, folder) == (7, 8, 0)
+
+
+def test_the_caption_of_a_missing_file_does_not_go_to_one_whose_name_differs_in_case_alone(folder):
+    for file in ("a.png", "Other.png"):
+        save_image(folder / file)
+    names = ["A.png", "a.png", "other.png"]
+    write_metadata(folder / "metadata.csv", {"file_name": names, "caption": ["of the lost", "of a", "of other"]})
+    summary = convert(folder)
+    assert captions_by_url(folder.parent / "out") == {"a.png": ("of a",), "Other.png": ("of other",)}
+    assert lost_by_url(folder.parent / "out") == {"A.png": FailureCause.MISSING_FILE.messages[0]}
+    assert accounted(summary, folder) == (2, 1, 0)
 
 
 def test_metadata_in_subfolders_names_files_relative_to_itself(folder):

@@ -3,12 +3,13 @@
 A name is looked for as it is, below the folder of the metadata file and then below the top; with backslashes as
 slashes; as an absolute path in the folder; then without regard to case and to the Unicode form (NFC, NFD). One without
 the suffix of an image is looked for by the names without their suffixes, and a number also with zeros before it. What
-may mean several files means none.
+may mean several files means none. A file that one row names exactly is not what another row means by a name alike: that
+row's own file is missing.
 """
 
 import collections
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from functools import cached_property
 
 from stages.contract.errors import FailureCause, ItemFault
@@ -27,17 +28,25 @@ class FileIndex:
         self._names, self._tops = names, tuple(top.rstrip("/") + "/" for top in tops)
         self._exact = frozenset(names)
 
-    def match(self, name: str, folder: str) -> str | ItemFault:
-        """Return the file that a row of the metadata of a folder means, or why there is none."""
+    def exact(self, name: str, folder: str) -> str | None:
+        """Return the file that a row of the metadata of a folder names as it is."""
+        return next((path for path in self._paths(name.strip(), folder) if path in self._exact), None)
+
+    def match(self, name: str, folder: str, named: Set[str] = frozenset()) -> str | ItemFault:
+        """Return the file that a row of the metadata of a folder means, or why there is none.
+
+        ``named`` are the files that other rows name exactly.
+        """
         paths = list(dict.fromkeys(self._paths(name.strip(), folder)))
         if not paths:
             cause = FailureCause.OUTSIDE_FOLDER if name.strip() else FailureCause.UNMATCHED_ROW
             return ItemFault(cause)
-        exact = next((path for path in paths if path in self._exact), None)
-        if exact is not None:
+        if (exact := self.exact(name, folder)) is not None:
             return exact
         has_suffix = posixpath.splitext(paths[0])[1].lower() in IMAGE_SUFFIXES
         for found in self._alike(paths, has_suffix):
+            if has_suffix and all(path in named for path in found):
+                continue
             if len(found) == 1:
                 return found[0]
             if found:

@@ -64,8 +64,11 @@ def read_metadata(tree: Tree, files: Sequence[str], source: FolderSource, index:
     found = Metadata(table)
     faults = table[FAULT].to_pylist() if FAULT in table.column_names else [None] * len(table)
     names = table[source.file_column].to_pylist()
+    exact = (index.exact(name or "", folder) for name, folder in zip(names, folders, strict=True))
+    named = {path for path in exact if path is not None}
     for row, (name, folder, text) in enumerate(zip(names, folders, faults, strict=True)):
-        _take_row(found, row, index.match(name or "", folder), fault_of(text), posixpath.join(folder, name or ""))
+        match = index.match(name or "", folder, named)
+        _take_row(found, row, match, fault_of(text), posixpath.join(folder, name or ""))
     return found
 
 

@@ -49,6 +49,15 @@ def test_a_name_in_another_form_is_found_where_it_means_one_file(names, change):
             assert found.cause is FailureCause.UNMATCHED_ROW
 
 
+def test_a_file_that_a_row_names_exactly_is_not_given_to_a_row_whose_name_is_alike():
+    index = FileIndex(["a.png", "b.png"], [TOP])
+    found = index.match("A.png", "", named={"a.png"})
+    assert isinstance(found, ItemFault)
+    assert found.cause is FailureCause.MISSING_FILE
+    assert index.match("A.png", "", named={"b.png"}) == "a.png"
+    assert index.match("a.png", "", named={"a.png"}) == "a.png"
+
+
 @given(TREES, st.text(max_size=20), PATHS)
 @BOUNDED
 def test_any_name_is_a_file_of_the_tree_or_a_cause(names, text, folder):

@@ -12,7 +12,14 @@ from pipeline.console import PlainTable, plain
 from pipeline.errors import PipelineError
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.plots import write_plot
-from pipeline.sweep.report import by_variant, sweep_document, sweep_table, sweep_warnings, write_tables
+from pipeline.sweep.report import (
+    by_variant,
+    missing_figures,
+    sweep_document,
+    sweep_table,
+    sweep_warnings,
+    write_tables,
+)
 from pipeline.sweep.run import (
     ENDING,
     SweepResult,
@@ -91,7 +98,7 @@ def _outcome(
         if not write_plot(plot, rows, folder / f"{name}.png"):
             console.print(plain(f"plots.{name}: no run has the figure {plot.figure}"))
     warnings = sweep_warnings(sweep, results)
-    for line in warnings:
+    for line in [*missing_figures(sweep, rows), *warnings]:
         console.print(plain(line))
     failed = sum(result.was_run and not result.is_whole for result in results)
     document = {"sweep": sweep.name, "folder": str(folder), "not_comparable": warnings}

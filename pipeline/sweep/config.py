@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.config.messages import describe, describe_choice
+from pipeline.config.schema import STAGES
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import UsageError
 from stages.contract.config import ConfigModel
@@ -68,6 +69,14 @@ class SweepConfig(ConfigModel):
     )
     table: dict[str, str] = Field(min_length=1, description="heading: figure, such as train_prior/cosine_true")
     plots: dict[str, PlotConfig] = Field(default_factory=dict, description="file name without ending: plot")
+
+    @field_validator("documents")
+    @classmethod
+    def _documents_are_of_stages(cls, documents: dict[str, str]) -> dict[str, str]:
+        for stage in documents:
+            if stage not in STAGES:
+                raise ValueError(describe_choice(stage, STAGES))
+        return documents
 
     @model_validator(mode="after")
     def _plots_name_groups(self) -> "SweepConfig":

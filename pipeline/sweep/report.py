@@ -12,6 +12,7 @@ from pipeline.console import PlainTable
 from pipeline.protocols import describe_differences, group_by_protocol
 from pipeline.sweep.config import SweepConfig, Variant
 from pipeline.sweep.run import SweepResult
+from stages.contract.errors import nearest
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,14 @@ def sweep_warnings(sweep: SweepConfig, results: Sequence[SweepResult]) -> list[s
         metrics = [figure if figure in record.measures else None for record in records]
         lines += describe_differences(heading, group_by_protocol(records, metrics, but_for=("seed",)), records)
     return lines
+
+
+def missing_figures(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> list[str]:
+    """Say which figures of the table no run has, though some ended well: a name that is misspelt is seen so."""
+    known = sorted({name for row in rows for name in row.values})
+    wanted = sweep.table.items() if known else ()
+    missing = [(heading, figure) for heading, figure in wanted if figure not in known]
+    return [f"table.{heading}: no run has the figure {figure}{nearest(figure, known)}" for heading, figure in missing]
 
 
 def write_tables(sweep: SweepConfig, rows: Sequence[VariantFigures], folder: Path) -> None:

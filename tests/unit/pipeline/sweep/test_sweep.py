@@ -16,6 +16,7 @@ from pipeline.sweep.plots import axis_labels, curves_of, write_plot
 from pipeline.sweep.report import (
     VariantFigures,
     by_variant,
+    missing_figures,
     sweep_document,
     sweep_table,
     sweep_warnings,
@@ -287,6 +288,13 @@ def test_values_of_an_axis_that_are_no_numbers_stand_side_by_side(
     assert write_plot(sweep.plots["p"], rows, tmp_path / "p.png")
 
 
+def test_a_figure_of_the_table_that_no_run_has_is_named(tmp_path: Path) -> None:
+    sweep, rows = rows_of(write_sweep(tmp_path, table={"cosine": "train_prior/cosine_true", "R@1": "train_prior/r1"}))
+    (line,) = missing_figures(sweep, rows)
+    assert line.startswith("table.R@1: no run has the figure train_prior/r1 (nearest: train_prior/cosine_true")
+    assert missing_figures(sweep, [replace(row, values={}) for row in rows]) == []  # where none ended well
+
+
 def test_a_plot_of_what_no_run_has_is_not_generated(tmp_path: Path) -> None:
     sweep, rows = rows_of(write_sweep(tmp_path, plots={"plot": {"figure": "nothing/like_*"}}))
     assert not write_plot(sweep.plots["plot"], rows, tmp_path / "plot.png")
@@ -321,6 +329,10 @@ def test_a_plot_of_what_no_run_has_is_not_generated(tmp_path: Path) -> None:
         ({"plots": {"p": {"figure": "cosine/*", "groups": [None]}}}, "plots.p.groups"),
         ({"repeat": {"keys": [], "values": [1]}}, "repeat.keys"),
         ({"table": {}}, "table"),
+        (
+            {"documents": {"train_priors": "validation.json"}},
+            r"documents: found 'train_priors'; did you mean 'train_prior'\? allowed: download_shards, ",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_reported_in_a_sentence(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

@@ -46,7 +46,7 @@ class ClipAugmentation(ImageAugmentation):
     brightness: NonNegativeFloat = Field(0.03, description="std of an offset of the whole image")
     noise: NonNegativeFloat = Field(0.03, description="largest std of noise on each value")
     outlines: Fraction = Field(
-        0.0, description="fraction of images whose edges are drawn darker, each by a strength of its own: 0.5 where "
+        0.0, description="fraction of images whose edges are made darker, each by a strength of its own: 0.5 where "
         "drawings with outlines are to be read, and few of the captioned ones have any"
     )  # fmt: skip
     color: NonNegativeFloat = Field(

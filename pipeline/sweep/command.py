@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cluster.head import last_words
 from pipeline.console import PlainTable, plain
-from pipeline.errors import PipelineError
+from pipeline.errors import Interrupted, PipelineError
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.plots import write_plot
 from pipeline.sweep.report import (
@@ -63,23 +63,27 @@ def do_sweep(
 
     Raises:
         UsageError: some runs cannot be run as they are; nothing was started.
+        KeyboardInterrupt: a signal ended it; table and plots of the runs until then are written and shown.
     """
     runs = open_sweep(sweep, overrides)
     results: list[SweepResult] = []
     end: Exception | None = None
 
     def show_until_now(error: Exception) -> None:
-        """Show what is there, where the main thread waits for a Ray that is gone and the process ends after this."""
+        """Show what is there, where nothing is returned after this."""
         left = results_after(runs[len(results) :], error, sweep.documents)
         outcome = _outcome(sweep, runs, [*results, *left], console, error)
         console.print(outcome.table)
 
     try:
-        with last_words(show_until_now):
+        with last_words(show_until_now):  # where the main thread waits for a Ray that is gone, and the process ends
             for result in run_all(runs, sweep.documents, console):
                 results.append(result)  # one by one, for the last words
     except ENDING as error:
         end = error
+    except KeyboardInterrupt:
+        show_until_now(Interrupted("interrupted"))
+        raise
     return _outcome(sweep, runs, results, console, end)
 
 

@@ -1,5 +1,6 @@
 """What a sweep found: mean and spread of every figure by variant, as a table, CSV, Markdown and JSON."""
 
+import collections
 import csv
 import statistics
 from collections.abc import Mapping, Sequence
@@ -25,14 +26,14 @@ class VariantFigures:
     repeats: int
     """Those that failed or were not run as well."""
     not_run: int = 0
+    interrupted: int = 0
 
     def cell(self, figure: str) -> str:
         """Return 'mean ± standard deviation' over the repeats, or why there is none; of fewer, of how many."""
         found = self.values.get(figure, ())
-        if not found and self.failed:
-            return f"failed{_of(self.failed, self.repeats)}"
         if not found:
-            return f"not run{_of(self.not_run, self.repeats)}" if self.not_run else "-"
+            ends = {"failed": self.failed, "interrupted": self.interrupted, "not run": self.not_run}
+            return next((f"{end}{_of(count, self.repeats)}" for end, count in ends.items() if count), "-")
         spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
         return f"{statistics.fmean(found):.4g}{spread}{_of(len(found), self.repeats)}"
 
@@ -57,9 +58,11 @@ def by_variant(results: Sequence[SweepResult]) -> list[VariantFigures]:
 def _gather(results: Sequence[SweepResult]) -> VariantFigures:
     names = sorted({name for result in results for name in result.figures})
     values = {name: [r.figures[name] for r in results if name in r.figures] for name in names}
-    failed = sum(result.status not in {"done", "not run"} for result in results)
-    not_run = sum(not result.was_run for result in results)
-    return VariantFigures(results[0].run.variant, values, failed, len(results), not_run)
+    ends = collections.Counter(result.status for result in results)
+    return VariantFigures(
+        results[0].run.variant, values, failed=ends["failed"], repeats=len(results), not_run=ends["not run"],
+        interrupted=ends["interrupted"],
+    )  # fmt: skip
 
 
 def sweep_table(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> PlainTable:

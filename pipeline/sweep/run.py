@@ -90,12 +90,13 @@ def result_of(run: SweepRun, record: RunRecord, documents: Mapping[str, str]) ->
 
 
 def refused_result(run: SweepRun, error: Exception) -> SweepResult:
-    """Return the result of a run that ended in an error; the store's record may be another driver's."""
+    """Return the result of a run that ended in an error or a signal; the store's record may be another driver's."""
     from pipeline.results import new_record
 
     experiment = run.experiment
     record = new_record(experiment.plan, experiment.path, experiment.config.shown())
-    return SweepResult(run, record.model_copy(update={"status": "failed"}), {}, str(error))
+    status = "interrupted" if isinstance(error, Interrupted) else "failed"
+    return SweepResult(run, record.model_copy(update={"status": status}), {}, str(error))
 
 
 def _numbers_in(document: Any, name: str) -> Iterator[tuple[str, float]]:

@@ -23,7 +23,7 @@ from tests.unit.pipeline.sweep.sweeps import write_sweep
 TEXT = "cluster.address: no Ray cluster responds"
 
 
-def swept(folder: Path, good: int, error: Exception, console: Console) -> SweepOutcome:
+def swept(folder: Path, good: int, error: BaseException, console: Console) -> SweepOutcome:
     """Return the outcome of a sweep of ten runs of which so many end well, and the error meets the next one."""
 
     def run_all(runs: Sequence[SweepRun], documents: Mapping[str, str], _: Console) -> Iterator[SweepResult]:
@@ -56,6 +56,19 @@ def test_an_error_in_the_middle_leaves_a_table_and_names_what_was_not_run(
     assert "6 of 10 runs were not started (shifted, num_gaussians 2, kappa 1, repeat 0; " in said
     assert "and 3 more" in said
     assert outcome.document["ended_by"].startswith(f"sweep: ended early: {TEXT}")
+
+
+def test_a_signal_in_the_middle_leaves_a_table_and_goes_on_as_a_signal(tmp_path: Path) -> None:
+    console = Console(record=True, width=400)
+    with pytest.raises(KeyboardInterrupt):
+        swept(tmp_path, 4, KeyboardInterrupt(), console)
+    said = console.export_text()
+    assert "sweep: ended early: interrupted" in said
+    assert "5 of 10 runs were not started (" in said
+    (table,) = tmp_path.rglob("table.csv")
+    rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
+    assert [row[1] for row in rows[1:]] == ["0.5 ± 0", "0.5 ± 0", "interrupted (1 of 2)", "not run", "not run"]
+    assert all(row[1] in said for row in rows)
 
 
 def test_an_error_at_the_first_run_leaves_a_table_too(tmp_path: Path) -> None:

@@ -111,11 +111,11 @@ class _Local:
     def create(self, number: int, content: bytes) -> bool:
         self._folder.mkdir(parents=True, exist_ok=True)
         own, target = self._folder / f".tmp-{uuid.uuid4().hex}", self._path(number)
-        with own.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         try:
+            with own.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             os.link(own, target)
         except FileExistsError:
             return own.stat().st_nlink > 1  # NFS repeats a request whose reply was lost, and is refused then
@@ -129,12 +129,17 @@ class _Local:
 
     def _create_exclusively(self, target: Path, content: bytes) -> bool:
         try:
-            with target.open("xb") as file:
+            file = target.open("xb")
+        except FileExistsError:
+            return False
+        try:
+            with file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        except FileExistsError:
-            return False
+        except OSError:  # a full disk, on which it would stay as a lease that nobody can read
+            target.unlink(missing_ok=True)
+            raise
         return True
 
     def renew(self, number: int, content: bytes) -> bool:

@@ -18,7 +18,7 @@ from stages.contract.events import LoggedSteps, RolledBack
 from stages.contract.measures import Measure, Protocol
 from stages.formats.training_logs import TRAINING_LOG, read_log, write_log
 from stages.storage.artifact import UNITS, Artifact, Output
-from stages.storage.folder import CHECKPOINTS
+from stages.storage.folder import CHECKPOINTS, DAMAGED
 from stages.storage.takeover import take_files
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ def read_best_weights(output: Output, record: BestRecord) -> "dict[str, Tensor]"
 
 
 def remove_checkpoints(output: Output, *, but: int | None = None) -> None:
-    """Delete all checkpoints but that of a step, when the trained model is in place."""
+    """Delete all checkpoints but that of a step, damaged ones too, when the trained model is in place."""
     steps = checkpoint_steps(output)
     output.remove(RollBacksRecord.file)  # the log of the trained model has them
     for step in steps:
@@ -339,6 +339,7 @@ def remove_checkpoints(output: Output, *, but: int | None = None) -> None:
             _delete(output, step)
     if but not in steps:
         output.remove(CHECKPOINTS)
+    output.remove(f"{DAMAGED}/{CHECKPOINTS}")
 
 
 def _delete(output: Output, step: int) -> None:

@@ -64,9 +64,11 @@ def test_what_is_written_after_all_checkpoints_were_damaged_is_kept(tmp_path: Pa
     assert cut_at(tmp_path / "cut", 3, **settings)[-1] == 2
     assert cut_at(tmp_path / "cut", 5, **settings) == [2, 4]
     assert checkpoint_steps(output) == [2, 4][-keep:]
+    assert list((tmp_path / "cut/damaged").rglob("weights.safetensors"))  # for whoever looks for the cause
     _, rest = run(tmp_path / "cut", config(**settings))
     assert losses(rest) == {step: losses(whole)[step] for step in range(5, 13)}
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert not list((tmp_path / "cut/damaged").rglob("*.safetensors"))  # of gigabytes, for nobody, once all is trained
 
 
 def test_a_checkpoint_replaces_those_of_later_steps(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""95 % intervals: of means by the bootstrap, of distances between sets by the jackknife over groups of rows.
+"""95 % intervals: of fractions by Wilson's score, of other means by the bootstrap, of distances between sets by the
+jackknife over groups of rows.
+
+The bootstrap of rows that are all alike has no width, as if they were certain: 0 of 20 is no proof of 0. Wilson's
+interval of a fraction has one there, and covers better near the ends (Brown, Cai and DasGupta 2001).
 
 A set that is sampled with replacement holds rows several times, which no set of the distribution does: a bootstrapped
 Fréchet or kernel distance lies above the measured one as a whole. The jackknife, which leaves groups of rows out
@@ -13,6 +17,7 @@ from jaxtyping import Float
 
 RESAMPLES = 1000
 GROUPS = 10
+_NORMAL_QUANTILE = 1.959964  # 97.5 % of the normal distribution
 _T_QUANTILE = 2.262  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom
 _SAMPLED_AT_ONCE = 2**18
 
@@ -50,6 +55,29 @@ def percentile_interval(resampled: Float[np.ndarray, " resamples"]) -> Interval:
         return Interval(float("nan"), float("nan"))
     low, high = np.percentile(resampled, (2.5, 97.5))
     return Interval(float(low), float(high))
+
+
+def mean_interval(
+    rows: Float[np.ndarray, " rows"], resampled: Float[np.ndarray, " resamples"], *, may_be_fraction: bool = True
+) -> Interval:
+    """Return the interval of the rows' mean: of zeros and ones Wilson's, else the percentiles of its resampled values.
+
+    NaN: the rows are all alike, and no fraction; how far their mean may be off is then not known.
+    """
+    if may_be_fraction and np.isin(rows, (0, 1)).all():
+        return wilson_interval(int(rows.sum()), len(rows))
+    if (rows == rows[0]).all():
+        return Interval(float("nan"), float("nan"))
+    return percentile_interval(resampled)
+
+
+def wilson_interval(hits: int, count: int) -> Interval:
+    """Return (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), p = hits / n (Wilson 1927)."""
+    z2 = _NORMAL_QUANTILE**2 / count
+    p = hits / count
+    half = np.sqrt(z2 * p * (1 - p) + z2**2 / 4)
+    low, high = (p + z2 / 2 - half) / (1 + z2), (p + z2 / 2 + half) / (1 + z2)
+    return Interval(float(low) if hits else 0.0, float(high) if hits < count else 1.0)  # the ends without rounding
 
 
 def jackknife_interval(value: float, left_out: Sequence[float]) -> Interval:

@@ -3,14 +3,14 @@
 Symbols: a = generated, b = true embeddings, row i of a belongs to row i of b: [batch, embed].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.metrics.intervals import percentile_interval, resampled_means
+from models.metrics.intervals import Interval, mean_interval, percentile_interval, resampled_means
 from models.similarity import (
     RETRIEVAL_RANKS,
     block_cosine,
@@ -54,7 +54,12 @@ def pair_figures(
     means["norm_ratio"] = means.pop("norm_a") / means.pop("norm_b")
     with np.errstate(divide="ignore", invalid="ignore"):
         means["variance_ratio"] = spread_a / spread_b
-    return {name: PairFigure(float(values[0]), *percentile_interval(values[1:])) for name, values in means.items()}
+    return {name: PairFigure(float(values[0]), *_interval(columns, name, values[1:])) for name, values in means.items()}
+
+
+def _interval(columns: Mapping[str, Tensor], name: str, resampled: Float[np.ndarray, " resamples"]) -> Interval:
+    """Return the interval of a mean of one of the columns, or of what several were put together to."""
+    return mean_interval(columns[name].numpy(), resampled) if name in columns else percentile_interval(resampled)
 
 
 def _columns(a: Tensor, b: Tensor, block_dims: Sequence[int]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.metrics.intervals import GROUPS, jackknife_interval, percentile_interval, resampled_means
+from models.metrics.intervals import GROUPS, jackknife_interval, mean_interval, resampled_means
 from models.metrics.kernels import Estimate, cmmd_estimate, kid_estimate
 from models.metrics.manifolds import NEIGHBOURS_OF_DENSITY, manifolds
 from models.metrics.moments import Moments, frechet_of_moments
@@ -140,8 +140,10 @@ def kernel_figures(generated: Float[Tensor, "rows embed"], true: Float[Tensor, "
     figures = {"kernel_distance": _of_estimate(kid_estimate(generated, true), len(generated))}
     if min(len(generated), len(true)) > NEIGHBOURS_OF_DENSITY:
         for name, values in manifolds(generated, true)._asdict().items():
-            low, high = percentile_interval(resampled_means(values[:, None].numpy(), seed)[:, 0])
-            figures[name] = Figure(float(values.mean()), len(values), low, high)
+            rows = values.numpy()
+            resampled = resampled_means(rows[:, None], seed)[:, 0]
+            interval = mean_interval(rows, resampled, may_be_fraction=name != "density")  # which may exceed 1
+            figures[name] = Figure(float(rows.mean()), len(rows), *interval)
     return figures
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from models.metrics.intervals import percentile_interval, resampled_means
+from models.metrics.intervals import mean_interval, resampled_means
 from stages.contract.events import Progress
 from stages.contract.measures import Protocol
 from stages.evaluate.category_labels import category_labels
@@ -84,8 +84,8 @@ class Reduction(EvaluatedSets):
         stacked = np.stack(list(columns.values()), 1).astype(np.float64)
         resampled = resampled_means(stacked, self.config.seed)
         return {
-            name: Figure(float(stacked[:, number].mean()), len(stacked), *percentile_interval(resampled[:, number]))
-            for number, name in enumerate(columns)
+            name: Figure(float(rows.mean()), len(rows), *mean_interval(rows, means))
+            for name, rows, means in zip(columns, stacked.T, resampled.T, strict=True)
         }
 
     def _add_scores(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from models.metrics.intervals import Interval, percentile_interval, resampled_means
+from models.metrics.intervals import Interval, mean_interval, resampled_means
 from stages.contract.measures import Measure, Protocol, protocol_digest
 
 Intervals = Mapping[str, Interval]
@@ -25,7 +25,7 @@ def mean_intervals(columns: Mapping[str, Float[np.ndarray, " rows"]], seed: int)
     if not columns:
         return {}
     resampled = resampled_means(np.stack(list(columns.values()), 1).astype(np.float64), seed)
-    return {name: percentile_interval(means) for name, means in zip(columns, resampled.T, strict=True)}
+    return {name: mean_interval(rows, means) for (name, rows), means in zip(columns.items(), resampled.T, strict=True)}
 
 
 def measure(

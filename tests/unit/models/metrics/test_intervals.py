@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
-from models.metrics.intervals import jackknife_interval, percentile_interval, resampled_means
+from models.metrics.intervals import (
+    jackknife_interval,
+    mean_interval,
+    percentile_interval,
+    resampled_means,
+    wilson_interval,
+)
 from models.metrics.kernels import kid_estimate
 
 
@@ -30,6 +37,28 @@ def test_intervals_of_means_have_their_coverage() -> None:
     rng = np.random.default_rng(0)
     intervals = [percentile_interval(resampled_means(rng.normal(0, 1, (100, 1)), 0, 400)[:, 0]) for _ in range(200)]
     assert sum(low <= 0 <= high for low, high in intervals) >= 178
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (0, 20), (20, 20), (1, 20), (7, 11), (400, 4096)])
+def test_the_interval_of_a_fraction_is_wilsons(hits: int, count: int) -> None:
+    by_scipy = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(hits, count) == pytest.approx((by_scipy.low, by_scipy.high), abs=1e-6)
+    rows = np.repeat([0.0, 1.0], [count - hits, hits])
+    found = mean_interval(rows, resampled_means(rows[:, None], seed=0)[:, 0])
+    assert found == wilson_interval(hits, count)
+    assert 0 <= found.low <= hits / count <= found.high <= 1
+    assert found.high - found.low > 0
+
+
+def test_rows_that_are_all_alike_are_no_certainty() -> None:
+    def interval(rows: np.ndarray, **options: bool) -> tuple[float, float]:
+        return mean_interval(rows, resampled_means(rows[:, None], seed=0)[:, 0], **options)
+
+    assert interval(np.zeros(20)) == (0.0, pytest.approx(0.161, abs=1e-3))
+    assert np.isnan(interval(np.full(20, 0.3))).all()
+    assert np.isnan(interval(np.zeros(20), may_be_fraction=False)).all()  # a mean of numbers that go beyond 1
+    rows = np.arange(20.0)
+    assert interval(rows) == percentile_interval(resampled_means(rows[:, None], seed=0)[:, 0])
 
 
 def test_the_jackknife_of_a_mean_has_its_standard_error() -> None:

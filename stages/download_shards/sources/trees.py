@@ -68,7 +68,9 @@ class RemoteTree:
     tops: tuple[str, ...] = ()
 
     def __init__(self, address: str) -> None:
-        self._address = address.rstrip("/")
+        folder, chained, outer = address.partition("::")  # zip://folder::https://.../archive.zip
+        self._before = folder if folder.endswith("://") else f"{folder.rstrip('/')}/"
+        self._after = chained + outer
         self._fs, self._root = open_address(address)
 
     def exists(self) -> bool:
@@ -77,12 +79,12 @@ class RemoteTree:
 
     def address(self, name: str) -> str:
         """Return the address of a file."""
-        return f"{self._address}/{name}"
+        return f"{self._before}{name}{self._after}"
 
     def walk(self) -> Iterator[Found]:
         """Yield all files, in any order."""
         for path in find_files(self._fs, self._root):
-            name = path[len(self._root) + 1 :]
+            name = path.removeprefix(self._root).removeprefix("/")  # the top of an archive is ""
             yield Found(name, Kind.HIDDEN if any(map(is_hidden, name.split("/"))) else Kind.FILE)
 
     def read(self, names: Iterable[str], max_bytes: int) -> Iterator[Content]:
@@ -95,7 +97,7 @@ class RemoteTree:
     def _read(self, name: str, max_bytes: int) -> Content:
         if leads_out(name):
             return OutsideTree(name)
-        path = f"{self._root}/{name}"
+        path = f"{self._root}/{name}" if self._root else name
         try:
             if (self._fs.size(path) or 0) > max_bytes:
                 return TooLarge(name)

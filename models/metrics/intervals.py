@@ -58,13 +58,13 @@ def percentile_interval(resampled: Float[np.ndarray, " resamples"]) -> Interval:
 
 
 def mean_interval(
-    rows: Float[np.ndarray, " rows"], resampled: Float[np.ndarray, " resamples"], *, may_be_fraction: bool = True
+    rows: Float[np.ndarray, " rows"], resampled: Float[np.ndarray, " resamples"], *, is_fraction: bool = False
 ) -> Interval:
-    """Return the interval of the rows' mean: of zeros and ones Wilson's, else the percentiles of its resampled values.
+    """Return the interval of the rows' mean: of a fraction (rows of 0 and 1) Wilson's, else by its resampled values.
 
     NaN: the rows are all alike, and no fraction; how far their mean may be off is then not known.
     """
-    if may_be_fraction and np.isin(rows, (0, 1)).all():
+    if is_fraction:
         return wilson_interval(int(rows.sum()), len(rows))
     if (rows == rows[0]).all():
         return Interval(float("nan"), float("nan"))

@@ -59,7 +59,9 @@ def pair_figures(
 
 def _interval(columns: Mapping[str, Tensor], name: str, resampled: Float[np.ndarray, " resamples"]) -> Interval:
     """Return the interval of a mean of one of the columns, or of what several were put together to."""
-    return mean_interval(columns[name].numpy(), resampled) if name in columns else percentile_interval(resampled)
+    if name not in columns:
+        return percentile_interval(resampled)
+    return mean_interval(columns[name].numpy(), resampled, is_fraction=name.startswith("retrieval_at_"))
 
 
 def _columns(a: Tensor, b: Tensor, block_dims: Sequence[int]) -> dict[str, Tensor]:

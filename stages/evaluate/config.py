@@ -34,8 +34,9 @@ class EvaluateConfig(StageConfig):
         None,
         description="a model that is asked of each image whether it shows its prompt (VQAScore); none: no such score",
     )
-    pairwise_images: PositiveInt = Field(
+    pairwise_images: int = Field(
         4096,
+        ge=2,
         description="most images of a figure that compares all with all (KID, CMMD, precision, density, ranks); "
         "of more, evenly spaced ones; the Fréchet distance and all means are of all images",
     )

@@ -142,7 +142,7 @@ def kernel_figures(generated: Float[Tensor, "rows embed"], true: Float[Tensor, "
         for name, values in manifolds(generated, true)._asdict().items():
             rows = values.numpy()
             resampled = resampled_means(rows[:, None], seed)[:, 0]
-            interval = mean_interval(rows, resampled, may_be_fraction=name != "density")  # which may exceed 1
+            interval = mean_interval(rows, resampled, is_fraction=name != "density")  # which may exceed 1
             figures[name] = Figure(float(rows.mean()), len(rows), *interval)
     return figures
 

@@ -71,22 +71,13 @@ class Reduction(EvaluatedSets):
             return
         protocol = {**common, "checker": "scenes"}
         hits = {word: hit.double().numpy() for word, hit in readings.hits().items()}
-        results.add(self._means(hits), protocol, f"{PREFIXES[name]}/")
+        results.add(mean_figures(hits, self.config.seed, are_fractions=True), protocol, f"{PREFIXES[name]}/")
         if name == "prior":
             results.metrics |= {f"chance/{word}": value for word, value in CHANCE.items()}
             if (count := self.count(name)) > 1:
                 unrelated = readings.unrelated_accuracy()
                 figures = {word: Figure(value, count) for word, value in unrelated.items()}
                 results.add(figures, protocol, f"{UNRELATED}/")
-
-    def _means(self, columns: Mapping[str, Float[np.ndarray, " rows"]]) -> Figures:
-        """Return the means of columns with their intervals."""
-        stacked = np.stack(list(columns.values()), 1).astype(np.float64)
-        resampled = resampled_means(stacked, self.config.seed)
-        return {
-            name: Figure(float(rows.mean()), len(rows), *mean_interval(rows, means))
-            for name, rows, means in zip(columns, stacked.T, resampled.T, strict=True)
-        }
 
     def _add_scores(
         self, results: Results, prefix: str, scores: Mapping[str, np.ndarray], prompts: Prompts, common: Protocol
@@ -98,7 +89,7 @@ class Reduction(EvaluatedSets):
                 continue
             identity = self.network(network)
             protocol = {**common, **self._score_protocol(network, identity)}
-            results.add(self._means({name: scores[name]}), protocol, prefix)
+            results.add(mean_figures({name: scores[name]}, self.config.seed), protocol, prefix)
             if network == QUESTIONS:
                 results.add(self._unrelated_replies(scores), protocol, prefix)
             if not prefix:
@@ -126,12 +117,24 @@ class Reduction(EvaluatedSets):
         """Return what images score for prompts of others, which is what their own are to be compared with."""
         values = scores[UNRELATED_VQA_SCORE]
         known = values[np.isfinite(values)]
-        return self._means({UNRELATED_VQA_SCORE: known}) if len(known) else {}
+        return mean_figures({UNRELATED_VQA_SCORE: known}, self.config.seed) if len(known) else {}
 
     def _add_categories(
         self, results: Results, name: str, values: np.ndarray, prompts: Prompts, protocol: Protocol
     ) -> None:
         labels = category_labels(prompts.categories)
         for category, numbers in list(prompts.categories.items())[:MOST_CATEGORIES]:
-            figures = self._means({name: values[list(numbers)]})
+            figures = mean_figures({name: values[list(numbers)]}, self.config.seed)
             results.add({f"{name}/{labels[category]}": figures[name]}, {**protocol, "category": category.text})
+
+
+def mean_figures(
+    columns: Mapping[str, Float[np.ndarray, " rows"]], seed: int, *, are_fractions: bool = False
+) -> Figures:
+    """Return the means of columns, rows resampled together, with their intervals; rows of fractions are 0 or 1."""
+    stacked = np.stack(list(columns.values()), 1).astype(np.float64)
+    resampled = resampled_means(stacked, seed)
+    return {
+        name: Figure(float(rows.mean()), len(rows), *mean_interval(rows, means, is_fraction=are_fractions))
+        for name, rows, means in zip(columns, stacked.T, resampled.T, strict=True)
+    }

@@ -26,12 +26,17 @@ class Results:
     def add(self, figures: Figures, protocol: Protocol, prefix: str = "") -> None:
         """Take in figures of one protocol; how many images each is of is a part of it.
 
+        One that is no finite number (a ratio to a variance of 0) is left out, with a note.
+
         Raises:
             ValueError: there is a figure of that name already.
         """
         for name, figure in figures.items():
             if prefix + name in self.metrics:
                 raise ValueError(f"evaluate: found two figures named {prefix + name}: expected a name for each")
+            if not math.isfinite(figure.value):
+                self.notes[prefix + name] = f"{figure.value} of {figure.n}: no finite number, so there is no figure"
+                continue
             own = {**protocol, "images": str(figure.n)}
             digest = protocol_digest(own)
             self.protocols[digest] = own

@@ -5,10 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.errors import FailureCause
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
+_TAKEN_NAMES = frozenset({"key", "cause", "clip_score", *(cause.value for cause in FailureCause)})
 
 
 class ClipScoreFilter(ConfigModel):
@@ -50,7 +52,7 @@ class FilterSamplesConfig(StageConfig):
     """Leave out images by their embeddings; every later stage that reads embeddings reads the others only."""
 
     stage: ClassVar[str] = "filter_samples"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     grows: ClassVar[bool] = True
 
     clip_score: ClipScoreFilter | None = Field(None, description="by the cosine to the captions; none: no such filter")
@@ -96,4 +98,9 @@ class FilterSamplesConfig(StageConfig):
         names = [head.name for head in self.heads]
         if len(set(names)) < len(names):
             raise ValueError(f"heads are named {', '.join(names)}: allowed is each name once")
+        if taken := sorted(_TAKEN_NAMES.intersection(names)):
+            raise ValueError(
+                f"heads: found the name {', '.join(taken)}, which the table of scores has for something else: "
+                "give another"
+            )
         return self

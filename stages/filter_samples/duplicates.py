@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 _ROUNDING = 1e-4  # well above the error of a float32 product of two unit vectors of a few thousand dimensions
+_FLOAT64_ROUNDING = 1e-12  # of the cosine of a row and its copy, which is 1 but for that
 Units = Float[np.ndarray, "rows embed"]
 
 
@@ -43,7 +44,7 @@ class NearDuplicates:
         """Record the first candidate row of the earlier shard whose cosine to the row's unit vector is large enough."""
         for other in candidates:
             cosine = float(np.sum(unit * earlier.units[other]))
-            if cosine >= minimum:
+            if cosine >= minimum - _FLOAT64_ROUNDING:
                 self.shard[row], self.row[row], self.cosine[row] = earlier.number, other, cosine
                 return
 

@@ -20,6 +20,7 @@ from models.noise import folded_seed
 from models.priors.base import Prior
 from models.retrieval.model import EmbeddingIndex, joint_query
 from models.similarity import block_cosine
+from stages.contract.errors import InputFault
 from stages.encoders.image_encoder import ImageEncoder
 from stages.encoders.text import TextEncoder
 from stages.inference.sampling import SamplingSettings
@@ -197,7 +198,7 @@ class TextToImageSystem:
         def sample(start: int, end: int) -> Tensor:
             text = self._encoder.encode(prompts[start:end]).features()
             even = _seeds_of_prior(seeds[start:end])
-            imagined = self._prior.sample(text.to(self._device), even, self.settings.prior)
+            imagined = _finite(self._prior.sample(text.to(self._device), even, self.settings.prior), "prior")
             return self._retrieved(imagined, self._queries(imagined, text.embedding))
 
         return self._in_batches(sample, len(prompts), seeds)
@@ -219,7 +220,7 @@ class TextToImageSystem:
 
         def sample(start: int, end: int) -> Tensor:
             even = _seeds_of_prior(seeds[start:end])
-            return self._retrieved(self._prior.sample_unconditional(even, self.settings.prior))
+            return self._retrieved(_finite(self._prior.sample_unconditional(even, self.settings.prior), "prior"))
 
         return self._in_batches(sample, len(seeds), seeds)
 
@@ -277,10 +278,11 @@ class TextToImageSystem:
         text = self.encode(prompts).to(self._device) if self.reads_text else None
         with torch.inference_mode():
             images = self._decoder.sample(embeddings.to(self._device), [1] * len(seeds), self.settings.decoder, text)
+        _finite(images, "decoder")
         others = [[_PROMPT, *[neighbour] * (self.batch_size - 1)] for neighbour in _NEIGHBOURS]
         beside = [self.imagine_independently(one, seeds)[:1] for one in others]
         rows = (torch.cat([embeddings, *beside]), images)
-        return all(torch.allclose(x, x[:1], rtol=0.0, atol=0.0, equal_nan=True) for x in rows)
+        return all(torch.allclose(x, x[:1], rtol=0.0, atol=0.0) for x in rows)
 
     def _decoded(self, sample: Callable[[slice, list[int]], Tensor], num: int, seeds: Sequence[int]) -> Images:
         """Return the images that ``sample`` gives for rows, batch by batch, as bytes."""
@@ -289,7 +291,7 @@ class TextToImageSystem:
             own = [folded_seed(2 * seed + 1) for seed in seeds[start:end]]
             with self.clock.timing(len(own)):
                 images = sample(slice(start, end), own)
-            return to_bytes(images)
+            return to_bytes(_finite(images, "decoder"))
 
         return self._in_batches(batch, num, seeds).numpy()
 
@@ -300,3 +302,15 @@ class TextToImageSystem:
             raise ValueError(f"text_to_image: found {len(seeds)} seeds for {num} rows: give one seed per row")
         starts = range(0, max(num, 1), self.batch_size)
         return torch.cat([sample(start, start + self.batch_size).cpu() for start in starts])
+
+
+def _finite(samples: Tensor, model: str) -> Tensor:
+    """Return a batch of samples; InputFault: some hold numbers that are not finite, which would be black images."""
+    bad = int((~samples.flatten(1).isfinite().all(1)).sum())
+    if bad:
+        raise InputFault(
+            f"text_to_image: {bad} of {len(samples)} samples of the {model} hold numbers that are not finite: its "
+            "weights are damaged or of a training that diverged, or its guidance is too strong: train it again, take "
+            "another model, or lower guidance_scale"
+        )
+    return samples

@@ -184,7 +184,7 @@ class ClipTask(ImageTask):
 
 
 def _measure(hits: Hits, seed: int, protocol: Protocol, rows: str) -> Measured:
-    intervals = mean_intervals({name: hit.numpy() for name, hit in hits.items()}, seed)
+    intervals = mean_intervals({name: hit.numpy() for name, hit in hits.items()}, seed, are_fractions=True)
     return measure(fractions(hits), intervals, len(next(iter(hits.values()))), protocol, rows=rows)
 
 

@@ -11,6 +11,11 @@ from stages.storage.artifact import Output
 from stages.training.config import BestConfig
 
 
+def only_finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics without those that are no finite numbers, such as a ratio to 0: no record holds them."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
 def keep_if_best(config: BestConfig, output: Output, found: BestRecord, weights: Mapping[str, Tensor]) -> None:
     """Write the weights of a validation where none before was better."""
     name = config.metric
@@ -23,8 +28,7 @@ def keep_if_best(config: BestConfig, output: Output, found: BestRecord, weights:
     value, before = found.metrics[name], None if old is None else old.metrics.get(name)
     if not math.isfinite(value):
         return
-    finite = {key: metric for key, metric in found.metrics.items() if math.isfinite(metric)}  # no record holds others
-    found = found.model_copy(update={"metrics": finite})
+    found = found.model_copy(update={"metrics": only_finite(found.metrics)})
     if before is None or (value < before if config.mode == "lowest" else value > before):
         write_best(output, found, weights)
 

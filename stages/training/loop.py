@@ -26,7 +26,7 @@ from stages.formats.checkpoints import (
 from stages.formats.training_logs import TRAINING_LOG, write_log
 from stages.storage.artifact import Output
 from stages.training.beginning import agreed_beginning
-from stages.training.best import keep_if_best, load_best
+from stages.training.best import keep_if_best, load_best, only_finite
 from stages.training.ending import EndVote
 from stages.training.engine import Engine, join_group, leave_group
 from stages.training.job import TrainJob
@@ -255,7 +255,7 @@ class _Run:
             notes |= self._history.remark(steps)
             failures = Counter((left_out | self._task.left_out).values())  # validation has read on rank 0 alone
             record = TrainedRecord(
-                step=steps, metrics=self._metrics | rates, notes=notes, failures=dict(failures),
+                step=steps, metrics=only_finite(self._metrics) | rates, notes=notes, failures=dict(failures),
                 **self._measured._asdict(),
             )  # fmt: skip
             with self._job.output.collecting():

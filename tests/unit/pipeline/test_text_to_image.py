@@ -99,3 +99,15 @@ def test_importing_the_package_loads_no_torch() -> None:
     code = "import sys, pipeline; assert 'torch' not in sys.modules; print(pipeline.__all__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['TextToImage']"
+
+
+@pytest.mark.parametrize("part", ["prior", "decoder"])
+def test_weights_that_are_no_numbers_give_no_black_images(tmp_path: Path, part: str) -> None:
+    settings = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=3))
+    model = TextToImage.load(save_tiny_bundle(tmp_path, settings), device="cpu")
+    for weight in getattr(model._system, f"_{part}").parameters():
+        weight.data.fill_(float("nan"))
+    with pytest.raises(InputFault, match=f"1 of 1 samples of the {part} hold numbers that are not finite"):
+        model.generate(["a red star"])
+    with pytest.raises(InputFault, match="not finite"):
+        model._system.rows_agree()

@@ -44,7 +44,7 @@ def test_the_interval_of_a_fraction_is_wilsons(hits: int, count: int) -> None:
     by_scipy = binomtest(hits, count).proportion_ci(0.95, method="wilson")
     assert wilson_interval(hits, count) == pytest.approx((by_scipy.low, by_scipy.high), abs=1e-6)
     rows = np.repeat([0.0, 1.0], [count - hits, hits])
-    found = mean_interval(rows, resampled_means(rows[:, None], seed=0)[:, 0])
+    found = mean_interval(rows, resampled_means(rows[:, None], seed=0)[:, 0], is_fraction=True)
     assert found == wilson_interval(hits, count)
     assert 0 <= found.low <= hits / count <= found.high <= 1
     assert found.high - found.low > 0
@@ -54,9 +54,9 @@ def test_rows_that_are_all_alike_are_no_certainty() -> None:
     def interval(rows: np.ndarray, **options: bool) -> tuple[float, float]:
         return mean_interval(rows, resampled_means(rows[:, None], seed=0)[:, 0], **options)
 
-    assert interval(np.zeros(20)) == (0.0, pytest.approx(0.161, abs=1e-3))
+    assert interval(np.zeros(20), is_fraction=True) == (0.0, pytest.approx(0.161, abs=1e-3))
     assert np.isnan(interval(np.full(20, 0.3))).all()
-    assert np.isnan(interval(np.zeros(20), may_be_fraction=False)).all()  # a mean of numbers that go beyond 1
+    assert np.isnan(interval(np.zeros(20))).all()  # a mean of numbers that may go beyond 1 is no fraction
     rows = np.arange(20.0)
     assert interval(rows) == percentile_interval(resampled_means(rows[:, None], seed=0)[:, 0])
 

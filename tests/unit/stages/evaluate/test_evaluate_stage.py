@@ -22,6 +22,8 @@ from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.evaluate.check import check
 from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.reduction import mean_figures
+from stages.evaluate.results import Results
 from stages.evaluate.stage import run
 from stages.storage.artifact import Output
 from tests.factories import make_context, save_tiny_clip
@@ -104,6 +106,35 @@ def the_last_units_first(make_worker: MakeWorker, items: Items, resources: Worke
     assert not isinstance(items, Growing)
     for part in (items[2:], items[:2]):
         yield from map_in_process(make_worker, part[::-1], resources)
+
+
+def test_a_figure_that_is_no_finite_number_costs_itself(clip: ClipConfig, tmp_path: Path) -> None:
+    def alike(scenes: list[Scene]) -> np.ndarray:
+        return np.repeat(true_images(scenes[:1]), len(scenes), axis=0)
+
+    prompts = [f"prompt {number}" for number in range(8)]
+    source = generated(
+        tmp_path / "g", {"prior": noise}, clip, num=8, with_scenes=False, photographs=alike, prompts=prompts
+    )
+    summary = evaluate(tmp_path / "e", clip, source)
+    missing = [name for name, note in summary.notes.items() if "no finite number" in note]
+    assert missing
+    assert not set(missing) & set(summary.metrics)
+    assert "cosine/image_true" in summary.metrics
+    assert json.loads((tmp_path / "e/metrics.json").read_text())
+
+
+def test_a_mean_of_zeros_that_is_no_fraction_has_no_interval(tmp_path: Path) -> None:
+    results = Results()
+    results.add(mean_figures({"clip_score/conditioning": np.zeros(3)}, seed=0), {})
+    assert results.measures["clip_score/conditioning"].high is None
+    results.add(mean_figures({"accuracy/both": np.zeros(3)}, seed=0, are_fractions=True), {})
+    assert results.measures["accuracy/both"].high == pytest.approx(0.561, abs=1e-3)
+
+
+def test_figures_of_all_pairs_are_of_two_images_at_least(clip: ClipConfig) -> None:
+    with pytest.raises(ValueError, match="pairwise_images"):
+        make_config(clip, pairwise_images=1)
 
 
 def test_figures_have_intervals_numbers_and_protocols(clip: ClipConfig, tmp_path: Path) -> None:

@@ -149,6 +149,20 @@ def test_near_duplicates_are_those_that_a_plain_comparison_finds(tmp_path: Path)
     assert set(removed(output)) == {keys[row] for row in expected}
 
 
+def test_a_cosine_of_1_is_that_of_every_copy(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(40, DIM))
+    source = embeddings(tmp_path / "e", [list(images), list(images)])
+    summary, output = filtered(source, tmp_path / "f", near_duplicates={"minimum": 1.0})
+    assert summary.counts["removed_near_duplicate"] == 40
+    assert kept_keys(source, output) == [f"0{row}" for row in range(40)]
+
+
+@pytest.mark.parametrize("name", ["key", "cause", "clip_score", "low_clip_score", "near_duplicate"])
+def test_a_head_does_not_take_the_name_of_another_column(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValidationError, match=f"heads: found the name {name}, which the table of scores has"):
+        FilterSamplesConfig(heads=[{"name": name, "path": tmp_path, "minimum": 0.0}])
+
+
 def test_an_original_that_another_filter_removed_takes_no_duplicate_with_it(tmp_path: Path) -> None:
     image, off = unit(0.0, 0) + unit(0.0, 2), unit(1.5, 0) + unit(1.5, 2)
     source = embeddings(tmp_path / "e", [[image, image]], {"00": [off], "01": [image]})

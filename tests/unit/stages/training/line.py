@@ -1,7 +1,7 @@
 """A task small enough for tests: fit a straight line, with noise that belongs to the sample."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +40,12 @@ class LineTask:
         hidden: int = 8,
         pause: float = 0.0,
         validation_pause: float = 0.0,
+        further: Mapping[str, float] | None = None,
     ) -> None:
         self.seed, self.dropout, self.fail_at, self.hidden = seed, dropout, fail_at, hidden
         self.pause = pause  # seconds for each batch
         self.validation_pause = validation_pause  # seconds before each of some calls of the model
+        self.further = dict(further or {})  # metrics of each validation beside its own
         self.left_out: dict[str, FailureCause] = {}
         self.examined: list[tuple[int, dict[str, Tensor]]] = []  # steps and weights
 
@@ -72,7 +74,7 @@ class LineTask:
             model(self.prepare(BatchPart(0, 0, 8, 8)))
         batch = self.prepare(BatchPart(0, 0, 8, 8))
         losses = model(batch)["loss"]
-        metrics = {"validation_loss": float(losses.mean())}
+        metrics = {"validation_loss": float(losses.mean()), **self.further}
         intervals = mean_intervals({"validation_loss": losses.numpy()}, self.seed)
         return [Metrics(metrics, step, *measure(metrics, intervals, len(losses), {"line": "straight"}))]
 

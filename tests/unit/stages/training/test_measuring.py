@@ -9,6 +9,7 @@ from models.metrics.intervals import Interval
 from stages.contract.measures import Measure, protocol_digest
 from stages.training.config import BestConfig
 from stages.training.measuring import mean_intervals, measure
+from tests.unit.stages.training.line import LineTask
 from tests.unit.stages.training.line_training import config, run
 
 LINE = {"line": "straight", "pairs": "8"}
@@ -24,6 +25,7 @@ def test_a_figure_without_an_interval_has_no_measure_and_an_unknown_end_is_none(
     }  # fmt: skip
     assert found.protocols == {digest: LINE}
     assert measure(metrics, {}, 8, {}) == ({}, {})
+    assert not measure({"ratio": float("inf")}, {"ratio": Interval(0.0, 1.0)}, 8, {}).measures  # no record holds it
 
 
 def test_an_interval_of_a_mean_is_about_two_standard_errors_on_each_side() -> None:
@@ -31,6 +33,13 @@ def test_an_interval_of_a_mean_is_about_two_standard_errors_on_each_side() -> No
     low, high = mean_intervals({"x": values, "y": values * 0}, seed=0)["x"]
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
+
+
+def test_a_figure_that_is_no_finite_number_does_not_cost_the_trained_model(tmp_path: Path) -> None:
+    summary, _ = run(tmp_path, config(), task=LineTask(further={"ratio": float("nan"), "twice": 2.0}))
+    assert "ratio" not in summary.metrics
+    assert summary.metrics["twice"] == 2.0
+    assert summary.metrics["validation_loss"] > 0
 
 
 def test_the_summary_of_a_training_has_the_measures_of_its_last_validation(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Final, Self, TypeVar, get_args, get_origin, ge
 
 NORM_GROUPS: Final[int] = 16
 HEAD_DIM: Final[int] = 32
+MOST_FACTOR: Final[float] = 1_000.0
+"""The inner width of a feed-forward layer, as a multiple of the network's, is at most this."""
 #: Metadata of a field that plain data leaves out where it is None, as if there were no such field: so what was written
 #: before there was one, fingerprints included, stays the same to the byte.
 ABSENT: Final = {"absent": True}
@@ -15,7 +17,7 @@ ABSENT: Final = {"absent": True}
 class Settings:
     """Base of the frozen dataclasses that describe a model; a section may embed one, and refuses keys it lacks."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; :meth:`from_dict` reads them."""

@@ -14,7 +14,7 @@ MOST_GUIDANCE = 1_000
 class DecoderSampling:
     """The settings of every kind of decoder; a kind reads those that it has a use for."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
     num_steps: int = 20
     """Solver steps of a diffusion; of a cascade, the first model's."""

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal, get_args
 
 from models.diffusion.spec import SolverSpec, Variance
-from models.fields import ABSENT, Settings, Spec, require, require_positive
+from models.fields import ABSENT, MOST_FACTOR, Settings, Spec, require, require_positive
 
 PriorSampler = Literal["ancestral", "ddim", "dpm_solver", "euler", "heun"]
 LearnedFrom = Literal["pairs", "images", "images_then_pairs"]
@@ -89,7 +89,9 @@ class TransformerSpec(Settings):
         names = sorted(self.text_states, key=lambda name: (*TEXT_ENCODERS, name).index(name))
         object.__setattr__(self, "text_states", {name: self.text_states[name] for name in names})
         require_positive(self, "width", "num_layers", "num_heads")
-        require(self, "feed_forward_factor", self.feed_forward_factor > 0, "above 0")
+        require(
+            self, "feed_forward_factor", 0.0 < self.feed_forward_factor <= MOST_FACTOR, f"above 0 up to {MOST_FACTOR}"
+        )
         require(self, "width", self.width % self.num_heads == 0, f"a multiple of num_heads, {self.num_heads}")
 
 

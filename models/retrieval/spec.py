@@ -12,7 +12,7 @@ Query = Literal["embedding", "embedding_and_text"]
 class RetrievalSampling:
     """How far the embeddings of captions are moved towards the nearest that the decoder has learned from."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
     weight: float | None = field(default=None, metadata=ABSENT)
     """1: the nearest itself; 0.5: half of both; none: as it is."""

@@ -106,7 +106,7 @@ def _apply_override(tree: Tree, word: str) -> None:
             f"{where}: not an override; a key has 1 to {DEEPEST} names between dots, and a value at most "
             f"{LARGEST_OVERRIDE:,} characters; put what is longer into a file"
         )
-    value = parse_yaml(text, where)
+    value = parse_yaml(text, where, key=key)
     *parents, last = parts
     node: Any = tree
     for depth, part in enumerate(parents):

@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
@@ -43,6 +44,9 @@ def _sentence(fault: Any, root: type[Any]) -> str:
         case kind if kind in _NO_MAPPING:
             allowed = ", ".join(_keys_of_all(_models_at(fault["loc"], root)))
             what = f"found {found(fault['input'], location)}; allowed: a mapping of {allowed}"
+        case "finite_number":
+            null = ", or null" if _may_be_null(fault["loc"], root) else ""
+            what = f"found {show_value(fault['input'])}; expected a finite number{null}"  # infinity is no secret
         case _:
             expected = _IN_YAML.get(fault["type"], fault["msg"][:1].lower() + fault["msg"][1:])
             what = f"found {found(fault['input'], location)}; {expected}"
@@ -53,6 +57,17 @@ def found(value: Any, key: str = "") -> str:
     """Return a value for a message; what may hold a secret, as all that is given for file systems, by its type."""
     is_secret = isinstance(value, dict) or key.split(".", maxsplit=1)[0] == "storage" or is_secret_name(key)
     return f"a value of type {type(value).__name__}" if is_secret else show_value(value)
+
+
+def _may_be_null(path: tuple[Any, ...], root: type[Any]) -> bool:
+    """Return whether the key at the end of a path takes null, which may stand there for no limit."""
+    return any(type(None) in get_args(annotation) for annotation in _annotations_at(path, root))
+
+
+def _annotations_at(path: tuple[Any, ...], root: type[Any]) -> list[Any]:
+    """Return the types of the key at the end of a path, one for each section that may have it."""
+    models = _models_at(path[:-1], root) if path else ()
+    return [keys_of(model)[path[-1]] for model in models if path[-1] in keys_of(model)]
 
 
 def _near(name: str, allowed: Collection[str]) -> list[str]:
@@ -96,12 +111,26 @@ def _value_error(location: str, message: str, models: list[Any]) -> str:
 
 def _dotted(path: tuple[Any, ...], root: type[Any]) -> str:
     """Return the key as the user wrote it: pydantic adds the union's tags to the path."""
-    return ".".join(str(part) for depth, part in enumerate(path) if not _is_tag(path[:depth], part, root))
+    return ".".join(
+        str(part)
+        for depth, part in enumerate(path)
+        if not _is_tag(path[:depth], part, root) and not _is_alternative(path[:depth], root)
+    )
 
 
 def _is_tag(parents: tuple[Any, ...], part: Any, root: type[Any]) -> bool:
     models = list(_models_at(parents, root))
     return all(part not in keys_of(model) for model in models) and part in _tags_of(models)
+
+
+def _is_alternative(parents: tuple[Any, ...], root: type[Any]) -> bool:
+    """Return whether what follows is pydantic's name of one of several types that a key takes, all but sections."""
+    return any(
+        get_origin(annotation) in (Union, UnionType)
+        and len(set(get_args(annotation)) - {type(None)}) > 1
+        and not any(models_in(annotation))
+        for annotation in _annotations_at(parents, root)
+    )
 
 
 def _tags_of(models: list[Any]) -> list[str]:

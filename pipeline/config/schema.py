@@ -20,6 +20,7 @@ from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
 from pipeline.options import STORE_VARIABLE, default_store
 from stages.caption_images.config import CaptionImagesConfig
+from stages.contract.bounds import LONGEST_WAIT
 from stages.contract.config import AnyAddress, ConfigModel, ExternalPath, SecretAddress
 from stages.contract.secrets import NOTIFY_VARIABLE, redact, redact_path
 from stages.contract.stage import StageConfig
@@ -56,6 +57,7 @@ class TrackingConfig(ConfigModel):
     register_model: bool = Field(True, description="register the finished text-to-image model")
     patience: NonNegativeFloat = Field(
         10.0,
+        le=LONGEST_WAIT,
         description="seconds that the end of a run waits for the server; what it did not take is kept and sent later",
     )
 
@@ -72,6 +74,7 @@ class ClusterConfig(ConfigModel):
     num_cpus: PositiveInt | None = Field(None, description="CPUs of the Ray in this process; none: all")
     grace_seconds: NonNegativeFloat = Field(
         30.0,
+        le=LONGEST_WAIT,
         description="seconds from SIGTERM or Ctrl-C to the kill that may follow, as Kubernetes waits: training writes "
         "a checkpoint of the step in hand within",
     )

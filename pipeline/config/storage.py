@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PlainSerializer, PositiveFloat
 
+from stages.contract.bounds import LONGEST_WAIT, MOST_GIGABYTES
 from stages.contract.config import ConfigModel
 from stages.contract.secrets import redact_options
 from stages.contract.texts import one_line
@@ -34,7 +35,7 @@ class StorageConfig(ConfigModel):
         None, description="folder for copies of remote files; none: one in the machine's temporary folder"
     )
     cache_gigabytes: PositiveFloat | None = Field(
-        None, description="most that the copies on a machine take; none: a quarter of the disk"
+        None, le=MOST_GIGABYTES, description="most that the copies on a machine take; none: a quarter of the disk"
     )
     lease_timeout: float = Field(
         60.0,
@@ -43,11 +44,15 @@ class StorageConfig(ConfigModel):
         description="seconds without a sign of life of its driver after which another may take over",
     )
     lease_wait: NonNegativeFloat = Field(
-        86_400.0, description="seconds to wait for another driver that makes the same; 0: refuse where it is alive"
+        86_400.0,
+        le=LONGEST_WAIT,
+        description="seconds to wait for another driver that makes the same; 0: refuse where it is alive",
     )
 
     patience: NonNegativeFloat = Field(
-        10.0, description="minutes for which reads and writes are tried again while a store or source is away"
+        10.0,
+        le=LONGEST_WAIT / 60,
+        description="minutes for which reads and writes are tried again while a store or source is away",
     )
 
     def environment(self) -> dict[str, str]:

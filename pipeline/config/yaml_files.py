@@ -1,5 +1,6 @@
 """Read YAML within bounds: of bytes, depth, and values, where an alias counts as all that it stands for."""
 
+import re
 import stat
 from pathlib import Path
 from typing import Any, Final
@@ -7,21 +8,32 @@ from typing import Any, Final
 import yaml
 
 from pipeline.errors import UsageError
+from stages.contract.secrets import is_secret_name
 from stages.contract.texts import one_line, show_value
 
 LARGEST_FILE: Final = 1 << 20  # bytes
 LARGEST_OVERRIDE: Final = 1 << 16  # characters
 DEEPEST: Final = 32
 MOST_VALUES: Final = 100_000
-_MERGE: Final = "tag:yaml.org,2002:merge"
+_TAG: Final = "tag:yaml.org,2002:"
+_MERGE, _INT, _FLOAT = f"{_TAG}merge", f"{_TAG}int", f"{_TAG}float"
+_KINDS: Final = {f"{_TAG}timestamp": " as a date", _INT: " as an integer", _FLOAT: " as a number"}
+_OCTAL: Final = re.compile(r"[-+]?0[0-7_]+")
+_LONGEST_NUMBER: Final = 20  # characters that a message shows
+
+
+class _MisreadNumber(yaml.constructor.ConstructorError):
+    """A number of YAML 1.1, whose rules hold here, that is another one, or a text, in YAML 1.2 and to people."""
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Plain data only; refuses what is too deep or too large, and a key that is given twice."""
+    """Plain data only; refuses what is too deep or too large, keys given twice, and numbers that may be misread."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, key: str) -> None:
         super().__init__(text)
-        self._depth = 0
+        self._depth, self._key = 0, key
+        self._bare = text.strip() if key else ""  # a value that the shell takes the quotes of
+        self._checked: set[int] = set()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self._depth += 1
@@ -35,20 +47,66 @@ class _BoundedLoader(yaml.SafeLoader):
         node = super().get_single_node()
         if node is not None:
             _measure(node, {})
+            self._check(node, self._key)  # now, as a merge is written into its mapping wherever that is constructed
         return node
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # noqa: BLE001  dates, numbers and tags raise whatever their conversion does
+            kind = _KINDS.get(node.tag, "")
+            raise _fault(f"a value cannot be read{kind} ({type(error).__name__})", node) from None
+
+    def _check(self, node: Any, key: str) -> None:
+        """Check a node and all below, each once; ``key`` is the dotted key at which it stands first."""
+        if id(node) in self._checked:
+            return
+        self._checked.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            self._require_plain_number(node, key)
+        elif isinstance(node, yaml.MappingNode):
+            self._require_different_keys(node, key)
+            for key_node, value_node in node.value:
+                self._check(value_node, key if key_node.tag == _MERGE else f"{key}.{key_node.value}".lstrip("."))
+        else:
+            for item in node.value:
+                self._check(item, key)
+
+    def _require_different_keys(self, node: Any, above: str) -> None:
         seen = set()
-        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key_node.tag == _MERGE:
-                continue
+        for key_node in (key_node for key_node, _ in node.value if key_node.tag != _MERGE):
+            if not isinstance(key_node, yaml.ScalarNode):
+                kind = "list" if isinstance(key_node, yaml.SequenceNode) else "mapping"
+                raise _fault(f"found a {kind} as a key; expected a text", key_node)
+            self._check(key_node, above)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {show_value(key, 40)} is given twice", key_node.start_mark
-                )
+                raise _fault(f"the key {show_value(key, 40)} is given twice", key_node)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+
+    def _require_plain_number(self, node: Any, key: str) -> None:
+        """Refuse 010, an octal number, and 1:30, one of base 60."""
+        text = node.value
+        is_octal = node.tag == _INT and _OCTAL.fullmatch(text) is not None
+        if not is_octal and not (node.tag in (_INT, _FLOAT) and ":" in text):
+            return
+        if len(text) > _LONGEST_NUMBER or key.startswith("storage.") or is_secret_name(key):  # not to be shown
+            form = "a number that begins with 0" if is_octal else "a number of base 60"
+            raise _MisreadNumber(
+                None, None, f"found {form}; write it in base 10, or in quotes if it is a text", node.start_mark
+            )
+        value = self.construct_object(node)
+        values = dict.fromkeys((value, int(text.replace("_", "")) if is_octal else value))
+        why = "octal" if is_octal else "of base 60"
+        quoted = f"'\"{text}\"'" if text == self._bare else f'"{text}"'
+        words = f"found {text}, which YAML reads as {value} ({why}); write {' or '.join(map(str, values))}"
+        raise _MisreadNumber(None, None, f"{words}, or {quoted} with its quotes if it is a text", node.start_mark)
+
+
+def _fault(words: str, node: Any) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, words, node.start_mark)
 
 
 def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
@@ -70,19 +128,27 @@ def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, 
     return total, depth
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """Return the value of one YAML document; an error names the line, and shows nothing of the text around it."""
+def parse_yaml(text: str, where: str, *, key: str = "") -> Any:
+    """Return the value of one YAML document; an error names the line, and shows nothing of the text around it.
+
+    ``key`` is the dotted key that the value is for, where it comes from the command line.
+    """
     try:
-        return _BoundedLoader(text).get_single_data()
+        return _BoundedLoader(text, key).get_single_data()
+    except _MisreadNumber as error:
+        raise UsageError(f"{where}: {_position(error)}{one_line(error.problem, 200)}") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        found = f"{position}{error.problem or error.context or 'it cannot be read'}"
+        found = f"{_position(error)}{error.problem or error.context or 'it cannot be read'}"
     except yaml.YAMLError as error:
         found = str(error)
-    except Exception as error:  # noqa: BLE001  dates, numbers and tags raise whatever their conversion does
+    except Exception as error:  # noqa: BLE001  whatever its reader may raise
         found = f"a value cannot be read ({type(error).__name__})"
     raise UsageError(f"{where}: is not valid YAML: {one_line(found, 200)}; correct it there")
+
+
+def _position(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

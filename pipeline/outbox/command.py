@@ -7,6 +7,7 @@ import typer
 
 from pipeline.options import StoreOption
 from pipeline.terminal import echo
+from stages.contract.bounds import LONGEST_WAIT
 
 
 def track(
@@ -16,7 +17,10 @@ def track(
     uri: Annotated[
         str | None, typer.Option("--uri", help="the server, where it has another address than the run recorded")
     ] = None,
-    patience: Annotated[float, typer.Option("--patience", min=0, help="seconds to wait for the server's replies")] = 60,
+    patience: Annotated[
+        float,
+        typer.Option("--patience", min=0, max=LONGEST_WAIT, help="seconds to wait for the server's replies"),
+    ] = 60,
     store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
 ) -> None:

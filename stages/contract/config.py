@@ -58,7 +58,7 @@ def beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
         raise ValueError(
             f"found {value!r}: allowed are a path of this machine as it is, and addresses of other machines"
         )
-    if isinstance(value, str) and is_remote(local_path(value)):
+    if not isinstance(value, str | Path) or is_remote(local_path(str(value))):
         return value
     return str(beside_config(value, info))
 
@@ -74,9 +74,9 @@ Address = Annotated[AnyAddress, BeforeValidator(beside_config_unless_uri), ByCon
 
 
 class ConfigModel(BaseModel):
-    """Base of every configuration section: frozen, and unknown keys are errors."""
+    """Base of every configuration section: frozen; unknown keys are errors, and so are infinity and NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def shown(self) -> dict[str, Any]:
         """Return, JSON-ready, what is recorded of the section: everything but credentials."""

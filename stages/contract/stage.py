@@ -25,6 +25,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from cluster.mapping import Mapper, WorkerResources
 from cluster.training import TrainLauncher
+from stages.contract.bounds import LONGEST_WAIT
 from stages.contract.config import ConfigModel, RuntimeOnly
 from stages.contract.events import Event
 from stages.contract.measures import Measure, Protocol
@@ -41,7 +42,9 @@ class Resources(ConfigModel):
         1, description="fewest workers that training goes on with where lost nodes leave no room for all"
     )
     wait_for_nodes: NonNegativeFloat = Field(
-        60.0, description="seconds to wait for lost nodes to come back before training goes on with fewer workers"
+        60.0,
+        le=LONGEST_WAIT,
+        description="seconds to wait for lost nodes to come back before training goes on with fewer workers",
     )
     cpus_per_worker: PositiveInt | None = Field(None, description="CPUs per worker; none: the stage's own default")
     gpus_per_worker: NonNegativeFloat | Literal["auto"] = Field(
@@ -49,11 +52,13 @@ class Resources(ConfigModel):
     )
     heartbeat_timeout: PositiveFloat = Field(
         30.0,
+        le=LONGEST_WAIT,
         description="seconds without a sign of life after which a worker of a data stage counts as lost, and one of "
         "training, or the process that drives a stage, is reported",
     )
     stage_timeout: PositiveFloat = Field(
         3600.0,
+        le=LONGEST_WAIT,
         description="seconds at one shard, in training without a step or report, or in the process that drives a stage "
         "without running for a moment, after which a process counts as standing still, and is replaced",
     )

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
+from stages.contract.bounds import MOST_GIGABYTES
 from stages.contract.config import ConfigModel, RuntimeOnly
 from stages.encoders.open_clip_schema import check_towers
 from stages.formats.captions import CaptionsConfig
@@ -97,7 +98,7 @@ class TrainClipConfig(TrainStageConfig):
         ema_decay=0.99, validation_interval=250, best=BestConfig(metric="retrieval_image_of_text", mode="highest"),
     )  # fmt: skip
     split: SplitConfig = Field(SplitConfig(), description="that of the experiment")
-    cache_gigabytes: Annotated[float, RuntimeOnly(), Field(ge=0)] = Field(
+    cache_gigabytes: Annotated[float, RuntimeOnly(), Field(ge=0, le=MOST_GIGABYTES)] = Field(
         1.0, description="memory per worker for preprocessed images; those beyond it are decoded at every visit"
     )
     scene_probe: SceneProbe | None = Field(None, description="null: none, as the images are not scenes")

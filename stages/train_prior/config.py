@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Unio
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from models.fields import ABSENT
+from models.fields import ABSENT, MOST_FACTOR
 from models.priors.registry import SPECS
 from models.priors.sizes import NetworkSize, transformer_of_size
 from models.priors.spec import (
@@ -43,7 +43,7 @@ class NetworkConfig(ConfigModel):
     num_layers: PositiveInt | None = Field(None, description="null: the size's")
     num_heads: PositiveInt | None = Field(None, description="attention heads; null: the size's")
     feed_forward_factor: PositiveFloat | None = Field(
-        None, description="inner width of the feed-forward layers / width; null: the size's"
+        None, le=MOST_FACTOR, description="inner width of the feed-forward layers / width; null: the size's"
     )
     qk_norm: bool = Field(False, description="normalise queries and keys, which keeps large networks stable")
     gradient_checkpointing: bool = Field(
@@ -82,7 +82,7 @@ class NetworkConfig(ConfigModel):
 class ValidationConfig:
     """How the prior is evaluated on pairs that it was not trained on."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
     max_pairs: Annotated[int, Field(ge=4, description="most pairs of the split's validation part that are used")] = 2000
     samples_per_caption: Annotated[

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from models.autoencoders.spec import AutoencoderSpec
 from models.decoders.spec import DecoderSpec, EmbeddingDropout, RandomInput
-from models.fields import require, require_positive
+from models.fields import MOST_FACTOR, require, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class CodeNetwork(EmbeddingDropout):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "width", "num_layers", "num_heads", "num_tokens", "layout_hidden")
-        require(self, "feed_forward_factor", self.feed_forward_factor > 0.0, "above 0")
+        require(
+            self, "feed_forward_factor", 0.0 < self.feed_forward_factor <= MOST_FACTOR, f"above 0 up to {MOST_FACTOR}"
+        )
         require(self, "width", self.width % self.num_heads == 0, f"a multiple of num_heads, {self.num_heads}")
         require(self, "layout_channels", self.layout_channels >= 0, "0 or more")
 

@@ -123,7 +123,7 @@ class Fetcher:
             try:
                 deadline.limit(opened)
                 opened.settimeout(self._config.timeout)
-            except OSError:
+            except BaseException:  # whatever it is, nobody else knows of the socket yet
                 opened.close()
                 raise
             return opened

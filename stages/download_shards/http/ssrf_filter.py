@@ -46,6 +46,9 @@ class AddressPolicy:
             except OSError as failed:
                 connection.close()
                 error = failed
+            except BaseException:
+                connection.close()
+                raise
             else:
                 return connection
         raise error or OSError("no address")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt, model_validator
 
 from models.decoders.sampling import DecoderSampling
+from stages.contract.bounds import MOST_GIGABYTES
 from stages.contract.config import RuntimeOnly
 from stages.formats.splits import SplitConfig
 from stages.training.config import TrainStageConfig
@@ -30,7 +31,7 @@ class SquaresConfig(TrainStageConfig):
     augmentation: ImageAugmentation | None = Field(
         None, description="random crops and flips of images to train on, for kinds that read pixels; null: none"
     )
-    cache_gigabytes: Annotated[float, RuntimeOnly(), Field(gt=0)] = Field(
+    cache_gigabytes: Annotated[float, RuntimeOnly(), Field(gt=0, le=MOST_GIGABYTES)] = Field(
         2.0, description="memory per worker for decoded images"
     )
 

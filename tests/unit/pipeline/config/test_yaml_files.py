@@ -35,12 +35,18 @@ REFUSED = {
     "key twice, below": ("a: {b: 1, b: 2}", "the key 'b' is given twice"),
     "two documents": ("a: 1\n---\nb: 2\n", "line 2"),
     "a python object": ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
-    "a date that is none": ("a: 2001-13-45", "a value cannot be read"),
-    "a date by tag": ("a: !!timestamp x", "a value cannot be read"),
-    "a truth by tag": ("a: !!bool x", "a value cannot be read"),
-    "a number by tag": ("a: !!int x", "a value cannot be read"),
-    "too many digits": (f"a: {'9' * 10_000}", "a value cannot be read"),
-    "a key that is a list": ("? [1, 2]\n: 3\n", "a value cannot be read"),
+    "key twice, in a list": ("a: [1, {b: 1, b: 2}]", "line 1, column 15: the key 'b' is given twice"),
+    "key twice, merged": ("a: &a {b: 1, b: 2}\nc: {<<: *a}\n", "line 1, column 14: the key 'b' is given twice"),
+    "key twice, merged in place": ("c: {<<: {b: 1, b: 2}}\n", "line 1, column 16: the key 'b' is given twice"),
+    "key twice, beside a merge": ("a: &a {b: 1}\nc: {<<: *a, b: 2, b: 3}\n", "line 2, column 19: the key 'b'"),
+    "a date that is none": ("a: 1\nb: 2001-13-45", "line 2, column 4: a value cannot be read as a date (ValueError)"),
+    "a date by tag": ("a: !!timestamp x", "line 1, column 4: a value cannot be read as a date"),
+    "a truth by tag": ("a: !!bool x", "line 1, column 4: a value cannot be read"),
+    "a number by tag": ("a: !!int x", "line 1, column 4: a value cannot be read as an integer"),
+    "too many digits": (f"a: {'9' * 10_000}", "line 1, column 4: a value cannot be read as an integer"),
+    "a date as a key": ("a: {2001-13-45: 1}", "line 1, column 5: a value cannot be read as a date"),
+    "a key that is a list": ("a: 1\n? [1, 2]\n: 3\n", "line 2, column 3: found a list as a key; expected a text"),
+    "a key that is a mapping": ("{? {a: b}: 3}", "line 1, column 4: found a mapping as a key; expected a text"),
     "a number as section": ("1: 2", "found the key 1"),
     "an unknown alias": ("a: *b", "undefined alias"),
     "control characters": ("a: \x1b[31m", "special characters are not allowed"),
@@ -67,6 +73,67 @@ def test_aliases_within_bounds_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, c: 3}\ne: [*a, *a]\n")
     assert read_yaml(path) == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}, "e": [{"b": 1, "c": 2}] * 2}
+
+
+def test_a_merge_is_read_wherever_its_mapping_is_anchored() -> None:
+    text = """
+train_prior:
+  training:
+    optimizer: &base {a: 1, b: 3}
+    mine: &mine
+      <<: *base
+      a: 2
+train_decoder:
+  training:
+    <<: *mine
+  again: {<<: [*mine, *base], c: 4}
+"""
+    mine = {"a": 2, "b": 3}
+    assert parse_yaml(text, "x") == {
+        "train_prior": {"training": {"optimizer": {"a": 1, "b": 3}, "mine": mine}},
+        "train_decoder": {"training": mine, "again": {**mine, "c": 4}},
+    }
+
+
+MISREAD = {
+    "octal": ("a: 1\nb: 010", 'x: line 2, column 4: found 010, which YAML reads as 8 (octal); write 8 or 10, or "010"'),
+    "octal, signed": ("a: -0_17", 'found -0_17, which YAML reads as -15 (octal); write -15 or -17, or "-0_17" with'),
+    "an agent": ("[007]", 'found 007, which YAML reads as 7 (octal); write 7, or "007" with its quotes if it is a'),
+    "base 60": ("a: [x, 1:30]", 'found 1:30, which YAML reads as 90 (of base 60); write 90, or "1:30" with its quotes'),
+    "base 60, fraction": ("1:30.5", "found 1:30.5, which YAML reads as 90.5 (of base 60); write 90.5, or"),
+    "as a key": ("a: {12:30: x}", "line 1, column 5: found 12:30, which YAML reads as 750"),
+    "by tag": ("a: !!int 010", "found 010, which YAML reads as 8"),
+    "long": (f"a: 0{'1' * 5000}", "column 4: found a number that begins with 0; write it in base 10, or in quotes"),
+    "secret": ("a: {password: 0123}", "column 15: found a number that begins with 0; write it in base 10, or"),
+    "of a store": ("storage: {options: {s3: {a: 1:23}}}", "found a number of base 60; write it in base 10"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_a_number_that_may_be_misread_is_one_sentence(name: str) -> None:
+    text, words = MISREAD[name]
+    with pytest.raises(UsageError) as caught:
+        parse_yaml(text, "x")
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_override_shows_the_quotes_that_the_shell_leaves(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("seed: 1\n")
+    with pytest.raises(UsageError) as caught:
+        load_config(path, ["name=007"])
+    assert "name: line 1, column 1: found 007, " in str(caught.value)
+    assert "write 7, or '\"007\"' with its quotes" in str(caught.value)
+    with pytest.raises(UsageError) as caught:
+        load_config(path, ["generate.prompts.texts=[a, 12:30]"])
+    assert 'write 750, or "12:30" with its quotes' in str(caught.value)
+
+
+def test_what_is_read_alike_and_what_is_quoted_stays() -> None:
+    text = """["010", '1:30', !!str 007, 0, -0, 0.5, 00.5, 0x1F, 0b11, 1_000, 08:30, a:10, 1e-4, 127.0.0.1:80, 089]"""
+    found = ["010", "1:30", "007", 0, 0, 0.5, 0.5, 31, 3, 1000, "08:30", "a:10", "1e-4", "127.0.0.1:80", "089"]
+    assert parse_yaml(text, "x") == found
 
 
 def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:

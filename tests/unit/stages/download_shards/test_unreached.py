@@ -1,8 +1,12 @@
 """Which faults of real sockets are those of a host that is away."""
 
 import contextlib
+import gc
+import math
 import socket
 import threading
+import urllib.parse
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -80,3 +84,22 @@ def test_a_host_is_there_whose_redirect_leads_to_one_that_is_away() -> None:
     with answering(moved.encode()) as url:
         fault = fault_of(url)
     assert (fault.cause, fault.is_unreached) == (FailureCause.CONNECTION_REFUSED, False)
+
+
+@pytest.mark.parametrize("where", ["while it connects", "once it is connected"])
+def test_a_socket_that_cannot_be_set_up_is_closed(where: str) -> None:
+    limits = DownloadShardsConfig(source={"kind": "scenes", "num_images": 1})
+    policy = AddressPolicy(["127.0.0.1"])
+    with warnings.catch_warnings(record=True) as said, answering(b"") as url, Watchdog() as watchdog:
+        warnings.simplefilter("always")
+        port = urllib.parse.urlsplit(url).port or 0
+        if where == "while it connects":
+            with pytest.raises(OverflowError):
+                policy.connect("127.0.0.1", port, math.inf)
+            socket.create_connection(("127.0.0.1", port)).close()
+        else:
+            endless = limits.model_copy(update={"timeout": math.inf})  # which no config file can ask for
+            with pytest.raises(OverflowError):
+                Fetcher(endless, policy, watchdog)(url)
+        gc.collect()
+    assert [str(one.message) for one in said if issubclass(one.category, ResourceWarning)] == []

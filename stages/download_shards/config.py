@@ -164,7 +164,7 @@ class WebdatasetSource(SourceConfig):
 class HuggingfaceSource(SourceConfig):
     """A Hugging Face dataset folder on disk, as save_to_disk writes it or of parquet files."""
 
-    chooses: ClassVar[tuple[str, ...]] = ("path", "readme", "config_name", "split")
+    chooses: ClassVar[tuple[str, ...]] = ("path", "readme", "patterns", "config_name", "split")
 
     kind: Literal["huggingface"]
     path: ExternalPath
@@ -181,7 +181,7 @@ class HuggingfaceSource(SourceConfig):
         readme = self.path / "README.md"
         names = ("kind", "config_name", "split", "image_column", "caption_column")
         kept = {name: getattr(self, name) for name in names}
-        kept |= {"readme": content_digest(readme)} if readme.is_file() else {}
+        kept |= {"readme": content_digest(readme), "patterns": "globs"} if readme.is_file() else {}
         kept |= {"rows": "named by content"}  # no longer by their numbers
         return kept | {"path": tree_digest(self.path, _may_be_of_dataset)}
 

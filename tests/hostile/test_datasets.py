@@ -227,23 +227,6 @@ def test_languages_are_not_mixed(tmp_path: Path, names: tuple[str, str]) -> None
     assert reds(tmp_path / "out") == [10]
 
 
-def test_configs_of_the_readme_count(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    for name, red in (("a.parquet", 10), ("b.parquet", 20), ("c.parquet", 99)):
-        write_parquet(folder / name, [red])
-    head = "configs:\n- config_name: small\n  data_files:\n  - split: train\n    path: [a.parquet, 'b.*']\n"
-    head += "- config_name: other\n  data_files: c.parquet\n"
-    (folder / "README.md").write_text(f"---\n{head}---\n# A dataset\n")
-    with pytest.raises(InputFault, match=r"several of config_name \(other, small\)"):
-        check(config_of(folder))
-    convert(folder, tmp_path / "out", config_name="small")
-    assert reds(tmp_path / "out") == [10, 20]
-    bomb = "a: &a [x, x]\nb: &b [*a, *a]\nconfigs: [*b]\n"
-    (folder / "README.md").write_text(f"---\n{bomb}---\n")
-    with pytest.raises(InputFault, match=r"README\.md: its head cannot be read .*references"):
-        check(config_of(folder))
-
-
 def test_a_saved_dataset_dict_is_read_by_its_split(tmp_path: Path) -> None:
     for split, red in (("train", 10), ("test", 99)):
         save_split(tmp_path / "in" / split, [red], split=split)

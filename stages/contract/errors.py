@@ -113,6 +113,7 @@ class FailureCause(StrEnum):
     BAD_NAME = "bad_name", "the name is no valid text"
     NOT_A_FILE = "not_a_file", "no regular file"  # FIFO, socket, device
     REPEATED_MEMBER = "repeated_member", "the sample has it already"
+    DOTTED_NAME = "dotted_name", "the name has several dots"  # of one of several images of a sample, none of them plain
     BAD_ROW = "bad_row", "the row is damaged"
     UNMATCHED_ROW = "unmatched_row", "the row names no single file"
     # of a source, and not to be images

@@ -153,17 +153,19 @@ class WebdatasetSource(SourceConfig):
 
     def identity(self) -> dict[str, Any]:
         """Return the content of local shards, or the names and checksums that a remote store reports."""
+        content: Any
         if not is_remote(self.path):
             is_shard = re.compile(r"[^/]+\.tar", re.IGNORECASE).fullmatch
             content = tree_digest(Path(self.path), lambda found: is_shard(found.name) is not None)
-            return {"kind": self.kind, "path": content}
-        return {"kind": self.kind, "path": remote_checksums(self.path, "*.[tT][aA][rR]")}
+        else:
+            content = remote_checksums(self.path, "*.[tT][aA][rR]")
+        return {"kind": self.kind, "path": content, "images": "each counted"}  # of a sample, no longer as one
 
 
 class HuggingfaceSource(SourceConfig):
     """A Hugging Face dataset folder on disk, as save_to_disk writes it or of parquet files."""
 
-    chooses: ClassVar[tuple[str, ...]] = ("path", "readme", "config_name", "split")
+    chooses: ClassVar[tuple[str, ...]] = ("path", "readme", "patterns", "config_name", "split")
 
     kind: Literal["huggingface"]
     path: ExternalPath
@@ -180,7 +182,7 @@ class HuggingfaceSource(SourceConfig):
         readme = self.path / "README.md"
         names = ("kind", "config_name", "split", "image_column", "caption_column")
         kept = {name: getattr(self, name) for name in names}
-        kept |= {"readme": content_digest(readme)} if readme.is_file() else {}
+        kept |= {"readme": content_digest(readme), "patterns": "globs"} if readme.is_file() else {}
         kept |= {"rows": "named by content"}  # no longer by their numbers
         return kept | {"path": tree_digest(self.path, _may_be_of_dataset)}
 

@@ -19,6 +19,8 @@ _REMEDIES: Final[dict[FailureCause, str]] = {
     FailureCause.MISSING_FILE: "look at the paths, which count from the list's or folder's place",
     FailureCause.HIDDEN_FILE: "rename files and folders that begin with a dot: what is hidden is not read",
     FailureCause.OUTSIDE_FOLDER: "bring the files into the folder: what lies outside is not read",
+    FailureCause.DOTTED_NAME: "rename the files in the tars (holiday.0000.jpg to holiday_0000.jpg): "
+    "a sample's name ends at its first dot",
     FailureCause.UNSUPPORTED_FORMAT: "convert the files to JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF",
 }
 

@@ -100,8 +100,13 @@ def image_suffixes(files: Files) -> tuple[str | None, list[str]]:
     plain = [suffix for suffix in IMAGE_SUFFIXES if suffix in files]
     if plain:
         return plain[0], plain[1:]
-    dotted = sorted(suffix for suffix in files if suffix.rpartition(".")[2] in IMAGE_SUFFIXES)
+    dotted = dotted_images(files)
     return (dotted[0], []) if len(dotted) == 1 else (None, dotted)
+
+
+def dotted_images(files: Files) -> list[str]:
+    """Return the suffixes of a sample's images that have further dots, sorted."""
+    return sorted(suffix for suffix in files if "." in suffix and suffix.rpartition(".")[2] in IMAGE_SUFFIXES)
 
 
 def caption_suffix(files: Files, image: str | None, kind: str) -> str | None:

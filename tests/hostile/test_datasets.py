@@ -147,6 +147,34 @@ def test_a_dataset_without_usable_captions_is_uncaptioned(tmp_path: Path, kind: 
     assert found(tmp_path / "out") == [(10, ()), (20, ()), (30, ())]
 
 
+def test_dates_that_python_does_not_know_become_texts_in_all_shards(tmp_path: Path) -> None:
+    year_0 = -62167219200
+    columns = {
+        "when": pa.array([0, None, 0, 0, year_0], pa.timestamp("s")),
+        "zone": pa.array([0] * 5, pa.timestamp("s", "Not/AZone")),
+        "days": pa.array([[0], [2**31 - 1], None, [], [0]], pa.list_(pa.date32())),
+        "fine": pa.array([0] * 5, pa.timestamp("s", "Asia/Tokyo")),
+        "span": pa.array([(1, 2, 3)] * 5, pa.month_day_nano_interval()),  # for which Parquet has no type
+    }
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string()), ("taken", pa.timestamp("s"))])
+    images = [{"bytes": png(red), "path": None, "taken": year_0} for red in (10, 20, 30, 40, 50)]
+    table = table_of([10, 20, 30, 40, 50], **columns).set_column(0, "image", pa.array(images, image))
+    write_arrow(tmp_path / "in/a.arrow", table)
+    convert(tmp_path / "in", tmp_path / "out")
+    assert reds(tmp_path / "out") == [10, 20, 30, 40, 50]
+    tables = [pq.read_table(file).select(list(columns)) for file in sorted((tmp_path / "out/shards").glob("*.parquet"))]
+    assert len(tables) == 2  # of three rows and of two
+    assert len({table.schema for table in tables}) == 1
+    rows = [row for table in tables for row in table.to_pylist()]
+    start = "1970-01-01 00:00:00"
+    assert [row["when"] for row in rows] == [start, None, start, start, "0000-01-01 00:00:00"]
+    assert {row["zone"] for row in rows} == {f"{start}Z"}
+    far = f"<value out of range: {2**31 - 1}>"
+    assert [row["days"] for row in rows] == [["1970-01-01"], [far], None, [], ["1970-01-01"]]
+    assert {row["fine"].timestamp() for row in rows} == {0}
+    assert {row["span"] for row in rows} == {"[1, 2, 3]"}
+
+
 @pytest.mark.parametrize("values", [[NAN, 0.5], [1.0, 2.0]])
 def test_captions_that_are_numbers_are_refused(tmp_path: Path, values: list[float]) -> None:
     write_parquet(tmp_path / "in/a.parquet", [10, 20], text=[NAN, NAN])
@@ -197,23 +225,6 @@ def test_languages_are_not_mixed(tmp_path: Path, names: tuple[str, str]) -> None
         check(config_of(tmp_path / "in"))
     convert(tmp_path / "in", tmp_path / "out", config_name="en")
     assert reds(tmp_path / "out") == [10]
-
-
-def test_configs_of_the_readme_count(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    for name, red in (("a.parquet", 10), ("b.parquet", 20), ("c.parquet", 99)):
-        write_parquet(folder / name, [red])
-    head = "configs:\n- config_name: small\n  data_files:\n  - split: train\n    path: [a.parquet, 'b.*']\n"
-    head += "- config_name: other\n  data_files: c.parquet\n"
-    (folder / "README.md").write_text(f"---\n{head}---\n# A dataset\n")
-    with pytest.raises(InputFault, match=r"several of config_name \(other, small\)"):
-        check(config_of(folder))
-    convert(folder, tmp_path / "out", config_name="small")
-    assert reds(tmp_path / "out") == [10, 20]
-    bomb = "a: &a [x, x]\nb: &b [*a, *a]\nconfigs: [*b]\n"
-    (folder / "README.md").write_text(f"---\n{bomb}---\n")
-    with pytest.raises(InputFault, match=r"README\.md: its head cannot be read .*references"):
-        check(config_of(folder))
 
 
 def test_a_saved_dataset_dict_is_read_by_its_split(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stages.contract.errors import InputFault
+from pipeline.initialize.survey import survey
+from stages.contract.errors import InputFault, YieldTooLow
 from stages.contract.stage import StageSummary
 from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
@@ -84,11 +85,33 @@ def test_names_with_several_dots_are_split_at_the_first(tmp_path: Path) -> None:
         ("archive.tar.png", png(30)),
     ]  # fmt: skip
     summary = convert(write(tmp_path / "in", x=tar_of(members)), tmp_path / "out")
-    assert (summary.counts["rows"], summary.counts["images"]) == (4, 3)
-    assert counts(summary) == {"failed_missing_file": 1, "skipped_caption_without_image": 2}
+    assert (summary.counts["rows"], summary.counts["images"]) == (5, 3)
+    assert counts(summary) == {
+        "failed_dotted_name": 2, "skipped_caption_without_image": 2, "skipped_repeated_member": 1,
+    }  # fmt: skip
     assert reds(tmp_path / "out") == [10, 20, 30]
     assert [sample.captions for sample in samples(tmp_path / "out")] == [("of a",), ("of b",), ()]
-    assert keys(tmp_path / "out") == ["d.1/a", "b", "c", "archive"]
+    assert keys(tmp_path / "out") == ["d.1/a", "b", "c.left", "c.right", "archive"]
+
+
+@pytest.mark.parametrize("plain", [[], [("holiday.png", png(200)), ("holiday.txt", b"of all")]])
+def test_every_image_that_is_lost_for_dots_in_its_name_is_counted(tmp_path: Path, plain: list[Any]) -> None:
+    members = [(f"{n:04d}.{suffix}", content) for n in range(4) for suffix, content in (("png", png(n)), ("txt", b"x"))]
+    for n in range(6):
+        members += [(f"holiday.{n:04d}.png", png(100 + n)), (f"holiday.{n:04d}.txt", b"a caption")]
+    folder = write(tmp_path / "in", x=tar_of([*members, *plain, ("holiday.0099.txt", b"of no image")]))
+    summary = convert(folder, tmp_path / "out")
+    images = 4 + bool(plain)
+    assert (summary.counts["rows"], summary.items) == (images + 6, images)
+    assert counts(summary) == {"failed_dotted_name": 6, "skipped_caption_without_image": 1}
+    assert summary.metrics["yield"] == pytest.approx(images / (images + 6))
+    table = pd.read_parquet(next((tmp_path / "out/shards").glob("*.parquet"))).set_index("source_key")
+    message = str(table.loc["holiday.0003", "error_message"])
+    assert message.startswith("the name has several dots: ")
+    assert message.endswith("name of their own before the first dot: holiday_0003.png")
+    with pytest.raises(YieldTooLow, match=r"dotted_name.*rename the files in the tars"):
+        convert(folder, tmp_path / "poor", min_yield=0.9)
+    assert survey({"kind": "webdataset", "path": str(folder)}).faults == {"dotted_name": 6}
 
 
 def test_what_belongs_to_no_sample_is_counted(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stages.contract.parsing import clean_text
 from stages.download_shards.sources.columns import FAULT, is_bytes, is_list, is_list_view, is_texts, without_wrapping
+from stages.download_shards.sources.dates import UNREADABLE, python_value, with_readable_dates, with_texts_for_dates
 
 
 def as_texts(values: Iterable[Any]) -> pa.Array:
@@ -35,11 +35,29 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     try:
         made = _cast(column, kind)
         made.validate(full=True)
-        if pa.types.is_temporal(kind):  # Python knows the years 1 to 9999 alone
-            pc.min_max(made).as_py()
-        return made
-    except (pa.ArrowException, ValueError, OverflowError, KeyError):
+        return with_readable_dates(made)
+    except UNREADABLE:
         return _texts_of_any(column)
+
+
+def storable(column: pa.ChunkedArray, *, dates_as_texts: bool = False) -> pa.ChunkedArray:
+    """Return a column in the type that it has, if Parquet can hold it and Python can read it, else as :func:`plain`.
+
+    ``dates_as_texts``: its dates are texts, though all of them can be read.
+    """
+    if _is_unknown_to_parquet(column.type):
+        return plain(column)
+    try:
+        return with_texts_for_dates(column) if dates_as_texts else with_readable_dates(column)
+    except UNREADABLE:
+        return _texts_of_any(column)
+
+
+def _is_unknown_to_parquet(kind: pa.DataType) -> bool:
+    kind = without_wrapping(kind)
+    if is_list(kind):
+        return _is_unknown_to_parquet(kind.value_type)
+    return bool(pa.types.is_interval(kind) or pa.types.is_run_end_encoded(kind))
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -54,15 +72,7 @@ def _texts_of_any(column: pa.ChunkedArray) -> pa.ChunkedArray:
         made.validate(full=True)
         return made
     except pa.ArrowException:
-        return pa.chunked_array([as_texts(_readable(column))])
-
-
-def _readable(column: pa.ChunkedArray) -> Iterable[Any]:
-    for value in column:
-        try:
-            yield value.as_py()
-        except (ValueError, OverflowError, KeyError):
-            yield None
+        return pa.chunked_array([as_texts(map(python_value, column))])
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:

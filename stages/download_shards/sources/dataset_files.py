@@ -21,6 +21,7 @@ from cluster.isolation import Isolated
 from stages.contract.errors import FailureCause, ItemFault
 from stages.contract.parsing import describe_parser_error, parsing
 from stages.download_shards.sources.dataset_digests import RowIdentity
+from stages.download_shards.sources.dates import has_readable_dates, python_rows
 
 _ROWS_AT_A_TIME = 64
 _LIMITS = Limits(memory_bytes=4_000_000_000, cpu_seconds=600.0, wall_seconds=1200.0)
@@ -63,6 +64,11 @@ class FileChecker:
         asked = {"file": str(rows.file), "columns": [column], "first": rows.first, "count": rows.count}
         return not self._ask(asked | {"numbers": True})[0]["numbers"]
 
+    def unreadable_dates(self, rows: Rows, columns: Sequence[str]) -> set[str]:
+        """Return those of the columns that hold a date which Python does not know."""
+        asked = {"file": str(rows.file), "columns": list(columns), "first": rows.first, "count": rows.count}
+        return set(self._ask(asked | {"dates": True})[0]["dates"])
+
     def close(self) -> None:
         """End the child."""
         self._isolated.close()
@@ -94,23 +100,25 @@ def _handle(question: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         if "columns" not in asked:
             return _describe(file)
-        digests, numbers = bytearray(), False
+        digests, numbers, dates = bytearray(), False, set[str]()
         for batch in _batches(Rows(file, asked["first"], asked["count"]), asked["columns"]):
             batch.validate(full=True)
             if "identity" in asked:
                 digests += _digests(batch, RowIdentity(**asked["identity"]))
             if "numbers" in asked:
                 numbers |= batch.column(0).is_null(nan_is_null=True).false_count > 0
+            if "dates" in asked:
+                dates |= {name for name in asked["columns"] if not has_readable_dates(batch.column(name))}
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  a reader's errors are of many kinds
         return {"fault": describe_parser_error(error)}, b""
-    return {"numbers": numbers}, bytes(digests)
+    return {"numbers": numbers, "dates": sorted(dates)}, bytes(digests)
 
 
 def _digests(batch: pa.RecordBatch, identity: RowIdentity) -> bytes:
     """Return the digests of a batch's rows, a few of which are made Python's own at a time."""
-    parts = (batch.slice(first, _ROWS_AT_A_TIME).to_pylist() for first in range(0, batch.num_rows, _ROWS_AT_A_TIME))
+    parts = (python_rows(batch.slice(first, _ROWS_AT_A_TIME)) for first in range(0, batch.num_rows, _ROWS_AT_A_TIME))
     return b"".join(identity.digests(row) for rows in parts for row in rows)
 
 

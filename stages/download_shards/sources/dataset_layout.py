@@ -7,9 +7,8 @@ validation, dev, test, …) in the name of a file or folder. What else a name ho
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +17,7 @@ import yaml
 from stages.contract.errors import InputFault, nearest
 from stages.contract.parsing import load_json, parsing, shown
 from stages.download_shards.config import HuggingfaceSource
+from stages.download_shards.sources.dataset_patterns import matches, pattern_below
 from stages.download_shards.sources.missing_files import NUMBERED, Missing, missing_files
 
 _WHERE = "download_shards.source.path"
@@ -31,7 +31,7 @@ _MOST_OF_README = 1 << 20  # bytes
 _MOST_NAMES = 20  # in a message
 
 Group = tuple[str, str]
-"""Config and split; the split is empty where no name says one."""
+"""Config and split; the split is empty where no name says one, and where README.md leaves it to the names."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,21 @@ def _find(source: HuggingfaceSource, root: Path) -> DatasetFiles:
         return _saved_files(root, root, source.split)
     declared = _declared(root)
     groups = _groups(root, declared)
-    if not groups:
+    without_files = {config for (config, split), patterns in declared.items() if not split and not patterns}
+    if not groups and not without_files:
         raise InputFault(
-            f"{_WHERE}: {shown(root)}: no .arrow or .parquet file in it: give the folder that save_to_disk wrote, or "
-            "one of parquet files"
+            f"{_WHERE}: {shown(root)}: {'its README.md names none of the' if declared else 'no'} .arrow or .parquet "
+            f"{'files' if declared else 'file'} in it: give the folder that save_to_disk wrote, or one of parquet files"
+            f"{', or mend the configs of README.md (data_files, data_dir)' if declared else ''}"
         )
-    config = _choose("config_name", source.config_name, sorted({config for config, _ in groups}), root)
+    configs = sorted({config for config, _ in groups} | without_files)
+    config = _choose("config_name", source.config_name, configs, root)
+    if config in without_files:
+        raise InputFault(
+            f"{_WHERE}: {shown(root)}: the head of its README.md declares several configs, and of "
+            f"{shown(config or _DEFAULT, 60)} neither data_files nor data_dir: which files are its is not known: give "
+            "it one of these, or choose another config (download_shards.source.config_name)"
+        )
     splits = sorted(split for found, split in groups if found == config)
     group = config, _choose("split", source.split, splits, root)
     if len({file.suffix for file in groups[group]}) > 1:
@@ -85,7 +94,8 @@ def _find(source: HuggingfaceSource, root: Path) -> DatasetFiles:
             "with one of them"
         )
     names = [file.relative_to(root).as_posix() for file in groups[group]]
-    return DatasetFiles([_inside(root, name) for name in names], missing_files(names, declared.get(group), _SUFFIXES))
+    patterns = declared.get(group, declared.get((config, "")))
+    return DatasetFiles([_inside(root, name) for name in names], missing_files(names, patterns, _SUFFIXES))
 
 
 def _choose(key: str, wanted: str | None, found: list[str], root: Path) -> str:
@@ -245,22 +255,33 @@ def _declared(root: Path) -> dict[Group, list[str]]:
         return dict(_patterns(configs)) if isinstance(configs, list) else {}
 
 
-def _patterns(configs: Iterable[Any]) -> Iterator[tuple[Group, list[str]]]:
+def _patterns(configs: Sequence[Any]) -> Iterator[tuple[Group, list[str]]]:
+    declared: set[Group] = set()
     for config in configs:
-        name = str(config.get("config_name", ""))
-        files = config.get("data_files")
+        name, folder, files = str(config.get("config_name", "")), config.get("data_dir"), config.get("data_files")
+        name, folder = "" if name == _DEFAULT else name, "" if folder is None else str(folder)
         if isinstance(files, str) or (isinstance(files, list) and all(isinstance(one, str) for one in files)):
-            files = [{"split": "train", "path": files}]
-        for one in files or []:
+            files = [{"split": "train", "path": files}] if files else None
+        if not files and not folder and len(configs) == 1:
+            return  # all files are its: their names say more
+        for one in files or [{"split": "", "path": f"{folder}/**" if folder else []}]:
             paths = [one["path"]] if isinstance(one["path"], str) else one["path"]
-            group = name if name != _DEFAULT else "", str(one["split"])
-            yield group, [str(path).removeprefix("./") for path in paths]
+            group = name, str(one["split"])
+            if group in declared:
+                raise ValueError(f"it declares split {group[1]!r} of config {name or _DEFAULT!r} twice")
+            declared.add(group)
+            yield group, [pattern_below(folder if files else "", str(path)) for path in paths]
 
 
 def _matching(root: Path, files: list[Path], declared: Mapping[Group, list[str]]) -> dict[Group, list[Path]]:
+    """Return the files of each config and split that has some; the splits of a folder are those that names say."""
     names = {file: file.relative_to(root).as_posix() for file in files}
-    found = {
-        group: [file for file in files if any(fnmatchcase(names[file], pattern) for pattern in patterns)]
-        for group, patterns in declared.items()
-    }
-    return {group: matching for group, matching in found.items() if matching}
+    found: dict[Group, list[Path]] = {}
+    for (config, split), patterns in declared.items():
+        matching = [file for file in files if matches(names[file], patterns)]
+        above = patterns[0].count("/") if patterns else 0  # what the folder itself is called says nothing
+        below = [PurePosixPath(*PurePosixPath(names[file]).parts[above:]) for file in matching]
+        splits = [split or _group_of(name)[1] for name in below]
+        for file, one in zip(matching, splits, strict=True):
+            found.setdefault((config, one if any(splits) else "train"), []).append(file)
+    return found

@@ -18,9 +18,11 @@ from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSourc
 from stages.download_shards.growth import DIGEST_BYTES, MOST_ENTRIES, Digests, as_digests
 from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.column_kinds import holds_bytes, is_image, is_text_or_texts
+from stages.download_shards.sources.column_types import storable
 from stages.download_shards.sources.dataset_digests import RowIdentity, path_and_content, read_inside
 from stages.download_shards.sources.dataset_files import FileChecker, Rows, read_batches
 from stages.download_shards.sources.dataset_layout import dataset_files
+from stages.download_shards.sources.dates import holds_dates, python_value
 from stages.download_shards.sources.missing_files import Missing
 from stages.download_shards.sources.rows import make_rows
 from stages.download_shards.sources.tables import require_columns
@@ -36,6 +38,8 @@ class Part:
 
     pieces: tuple[tuple[Rows, tuple[str, ...]], ...]
     fields: pa.Schema
+    texts: frozenset[str] = frozenset()
+    """Columns whose dates are kept as texts in all parts, as Python does not know one of them in some part."""
 
     @property
     def count(self) -> int:
@@ -72,16 +76,28 @@ class HuggingfaceDataset:
                 f"download_shards.source.path: {self._source.path} holds no row: give a dataset with at least one"
             )
         fields = _kept_fields(self._source, files)
+        texts = self._columns_of_texts(files, fields)
         step = self._rows_per_shard
         parts = [
-            Part(_pieces(files, fields, first, min(step, total - first)), fields) for first in range(0, total, step)
+            Part(_pieces(files, fields, first, min(step, total - first)), fields, texts)
+            for first in range(0, total, step)
         ]
         growth = None
         if total <= MOST_ENTRIES:
             own, earlier = self._digests(files, fields)
-            growth = Growth(own, functools.partial(_part_of, files, fields), step, lambda: [earlier])
+            growth = Growth(own, functools.partial(_part_of, files, fields, texts), step, lambda: [earlier])
         self._checker.close()
         yield Parts(parts, SourceRecord(found=total, missing_files=missing.count), growth=growth)
+
+    def _columns_of_texts(self, files: Sequence[_File], fields: pa.Schema) -> frozenset[str]:
+        """Return the kept columns that hold a date which Python does not know; only those of dates are read."""
+        found: set[str] = set()
+        for file in files:
+            names = [name for name in _stored_names(file, fields) if holds_dates(fields.field(name).type)]
+            if left := [name for name in names if name not in found]:
+                with contextlib.suppress(ItemFault):  # it is damaged: the rows that can be read look for themselves
+                    found |= self._checker.unreadable_dates(Rows(file.path, 0, file.rows), left)
+        return frozenset(found)
 
     def _digests(self, files: Sequence[_File], fields: pa.Schema) -> tuple[Digests, Digests]:
         """Return the digest of each row, and that of earlier versions; of lost rows both are one of the whole file."""
@@ -119,7 +135,13 @@ class HuggingfaceDataset:
             for one, (rows, _) in zip(found, part.pieces, strict=True)
         )
         captions = table[source.caption_column] if source.caption_column is not None else None
-        extra = table.select([name for name in part.fields.names if name != source.caption_column])
+        extra = pa.table(
+            {
+                name: storable(table[name], dates_as_texts=name in part.texts)
+                for name in part.fields.names
+                if name != source.caption_column
+            }
+        )
         rows = make_rows(pa.chunked_array([pa.nulls(part.count, pa.string())]), captions, extra)
         return Entries(rows.schema, self._entries(part, faults, rows.to_pylist()), lambda: part.count)
 
@@ -212,7 +234,7 @@ def _values(rows: Rows, column: str) -> Iterator[Any]:
     try:
         for batch in read_batches(rows, [column]):
             for value in batch.column(0):
-                yield value.as_py()
+                yield python_value(value)
                 left -= 1
     except ItemFault as fault:
         yield from itertools.repeat(fault, left)
@@ -238,13 +260,13 @@ def _stored_names(file: _File, fields: pa.Schema) -> tuple[str, ...]:
     return tuple(name for name in fields.names if name in types and not pa.types.is_null(types[name]))
 
 
-def _part_of(files: Sequence[_File], fields: pa.Schema, numbers: Sequence[int]) -> Part:
+def _part_of(files: Sequence[_File], fields: pa.Schema, texts: frozenset[str], numbers: Sequence[int]) -> Part:
     """Return the part that holds the rows of these numbers over all files, in their order."""
     pieces: list[tuple[Rows, tuple[str, ...]]] = []
     for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         found = [number for _, number in run]
         pieces += _pieces(files, fields, found[0], len(found))
-    return Part(tuple(pieces), fields)
+    return Part(tuple(pieces), fields, texts)
 
 
 def _kept_fields(source: HuggingfaceSource, files: Sequence[_File]) -> pa.Schema:

@@ -3,15 +3,14 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from stages.contract.parsing import shown
+from stages.download_shards.sources.dataset_patterns import HAS_WILDCARD, matches
 
 NUMBERED = re.compile(r"(.*?)-(\d{5})-of-(\d{5})(-[0-9a-f]+)?")
 """The stem of a file that is one of several: its name, its number, how many there are, and a hash."""
 _MOST_NAMES = 5  # in a message
-_PATTERN = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ def missing_files(names: Iterable[str], declared: Sequence[str] | None, suffixes
     chose them, if any: a number that no pattern matches is left out on purpose.
     """
     found = sorted(names)
-    listed = [name for name in declared or () if name.lower().endswith(suffixes) and not _PATTERN.search(name)]
+    listed = [name for name in declared or () if name.lower().endswith(suffixes) and not HAS_WILDCARD.search(name)]
     listed = [name for name in listed if name not in found]
-    numbered = (name for name in _unnumbered(found) if declared is None or _matches(name, declared))
+    numbered = (name for name in _unnumbered(found) if declared is None or matches(name, declared))
     count, first = 0, list[str]()
     for name in (*listed, *(name for name in numbered if name not in listed)):
         count += 1
@@ -61,7 +60,3 @@ def _unnumbered(names: Iterable[str]) -> Iterator[str]:
         for number in range(int(total)):
             if number not in there:
                 yield f"{prefix}{number:05d}-of-{total}{suffix}"
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -29,6 +29,7 @@ from stages.formats.tar_samples import (
     TarIndex,
     caption_suffix,
     clean_key,
+    dotted_images,
     image_suffixes,
     index_tar,
     read_file,
@@ -67,17 +68,24 @@ class _Sample:
     key: str
     files: Files
     image: str | None
-    images: tuple[str, ...]
-    """The further ones; without an image, those of which none is plain."""
+    dotted: tuple[str, ...]
+    """Images that are lost: their names are split at the first dot, and none of several is the sample's."""
+    repeated: tuple[str, ...]
+    """Further images of the one that is read."""
     described: str | None
     text: str | None
     unread: tuple[str, ...]
     """Further texts."""
 
     @property
+    def has_entry(self) -> bool:
+        """Whether the sample is an entry or a skip itself, beside those of its files."""
+        return self.image is not None or not self.dotted
+
+    @property
     def num_entries(self) -> int:
         """The sample, further images, further texts."""
-        return 1 + (len(self.images) if self.image else 0) + len(self.unread)
+        return self.has_entry + len(self.dotted) + len(self.repeated) + len(self.unread)
 
 
 class Webdataset:
@@ -165,13 +173,16 @@ class Webdataset:
         number = 0
         with tar:
             for sample in samples:
-                if sample.image is None and not sample.images and sample.described is None and sample.text is None:
+                if sample.image is None and not sample.dotted and sample.described is None and sample.text is None:
                     suffix = next(iter(sample.files))
                     yield Skipped(FailureCause.NO_IMAGE_FILE, f"{sample.key}.{suffix}", f".{suffix}")
-                else:
+                elif sample.has_entry:
                     yield self._entry(number, sample, tar, part.rpartition("/")[2])
                     number += 1
-                for suffix in sample.images if sample.image else ():
+                for suffix in sample.dotted:
+                    yield _dotted(number, sample, suffix, part.rpartition("/")[2])
+                    number += 1
+                for suffix in sample.repeated:
                     yield Skipped(FailureCause.REPEATED_MEMBER, f"{sample.key}.{suffix}", f".{suffix}")
                 for suffix in sample.unread:
                     yield Skipped(FailureCause.CAPTION_WITHOUT_IMAGE, f"{sample.key}.{suffix}", f".{suffix}")
@@ -194,8 +205,7 @@ class Webdataset:
 
     def _image(self, sample: _Sample, tar: IO[bytes]) -> bytes:
         if sample.image is None:
-            found = f"of several images none is plain: {', '.join(sample.images)}" if sample.images else "no image"
-            raise ItemFault(FailureCause.MISSING_FILE, f"no such file: the sample has {shown(found)}")
+            raise ItemFault(FailureCause.MISSING_FILE, "no such file: the sample has no image")
         span = sample.files[sample.image]
         if isinstance(span, FailureCause):
             raise ItemFault(span)
@@ -256,11 +266,38 @@ def _lost(number: int, part: str, fault: ItemFault) -> Entry:
     return Entry(number, {"url": clean_text(part.rpartition("/")[2])}, fault)
 
 
+def _dotted(number: int, sample: _Sample, suffix: str, file: str) -> Entry:
+    """Return the entry of an image that is lost, as its name has dots before its suffix."""
+    stem, _, kind = suffix.rpartition(".")
+    own, key = f"{sample.key}.{stem}", clean_key(sample.key)
+    plain_name = f"{own.rpartition('/')[2].replace('.', '_')}.{kind}"
+    fault = ItemFault(
+        FailureCause.DOTTED_NAME,
+        f"the name has several dots: names are split at the first one, and {shown(key, 60)!r} is the sample of several "
+        f"images: give each image and its texts a name of their own before the first dot: {shown(plain_name, 60)}",
+    )
+    name = clean_key(own)
+    return Entry(number, {"url": name, "source_key": name}, fault, f"{clean_text(file)}/{name}")
+
+
 def _plan(key: str, files: Files) -> _Sample:
     image, others = image_suffixes(files)
     described, text = (caption_suffix(files, image, kind) for kind in ("json", "txt"))
-    unread = tuple(suffix for suffix in files if suffix.rpartition(".")[2] in _TEXTS and suffix != text)
-    return _Sample(key, files, image, tuple(others), described, text, unread)
+    texts = {suffix for suffix in files if suffix.rpartition(".")[2] in _TEXTS}
+    if image is None:
+        dotted, repeated = others, []
+    else:  # one that has a text of its own is no mask and no other file of the sample
+        with_text = {_stem(suffix) for suffix in files if suffix in texts or suffix.rpartition(".")[2] == "json"}
+        further = [suffix for suffix in dotted_images(files) if suffix != image]
+        dotted = [suffix for suffix in further if _stem(suffix) in with_text]
+        repeated = [*others, *(suffix for suffix in further if suffix not in dotted)]
+    own = {_stem(suffix) for suffix in dotted}
+    unread = tuple(suffix for suffix in files if suffix in texts and suffix != text and _stem(suffix) not in own)
+    return _Sample(key, files, image, tuple(dotted), tuple(repeated), described, text, unread)
+
+
+def _stem(suffix: str) -> str:
+    return suffix.rpartition(".")[0]
 
 
 def _describe(sample: _Sample, tar: IO[bytes]) -> dict[str, Any]:

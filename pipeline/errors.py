@@ -8,10 +8,12 @@ PipelineError       exit 3
 
 import errno
 import os
+from pathlib import Path
 
 from stages.contract.secrets import redact
 
-_FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+_CODES = (errno.ENOSPC, errno.EDQUOT)
+_FULL = tuple(os.strerror(code) for code in _CODES)
 
 
 class PipelineError(Exception):
@@ -47,7 +49,16 @@ def full_disk(error: BaseException) -> str | None:
     """Return what to do where a disk is full, whichever library found it; None: it is another fault."""
     if not any(words in str(error) for words in _FULL):
         return None
-    return (
-        f"a disk is full ({error}): make room where the store is, its cache of remote files (storage.cache), and "
-        "temporary files (TMPDIR, Ray's), then run the same again: what is finished is kept"
+    where = _full_folder(error) or (
+        "where the store is, its cache of remote files (storage.cache), and temporary files (TMPDIR, Ray's)"
     )
+    return f"a disk is full ({error}): make room {where}, then run the same again: what is finished is kept"
+
+
+def _full_folder(error: BaseException | None) -> str | None:
+    """Return where the disk is full, if this error or the one that it comes from names a file there."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _CODES and isinstance(error.filename, str) and error.filename:
+            return f"on the disk of {Path(error.filename).absolute().parent}"
+        error = error.__cause__ or error.__context__
+    return None

@@ -384,13 +384,17 @@ def open_client(address: str) -> Any:
 
 
 def _signature(settings: Serving) -> Any:
+    """Return a signature without inputs.
+
+    Of a table, MLflow keeps what an input schema lists, by name or by place; so none fits lists, tables with one column
+    of any name, and tables with further columns. ``predict`` takes them all, and looks at what it is given.
+    """
     from mlflow.models.signature import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     params = [ParamSpec(name, DataType[kind], default) for name, (kind, default) in settings.items()]
     outputs = ((DataType.string, "prompt"), (DataType.long, "seed"), (DataType.binary, "image"))
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string)]),  # unnamed: lists and tables alike
         outputs=Schema([ColSpec(kind, name) for kind, name in outputs]),
         params=ParamSchema(params),
     )

@@ -1,12 +1,14 @@
 """What is known of an MLflow run, and how MLflow wants things to be named."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import re
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,22 +18,47 @@ from stages.contract.events import LoggedSteps, RolledBack
 ROLLED_BACK_TO: Final = "rolled_back_to"
 """The number that says, at the step after which a training rolled back, to which step it went back."""
 _LONGEST_PARAM = 6000
+_DIGEST_LENGTH = 8
 
 
 def clean(name: str) -> str:
-    """Replace what MLflow does not allow in names."""
-    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)
+    """Replace what MLflow does not allow in names; letters and digits are those of any script, as in its own rule."""
+    return re.sub(r"[^\w\-. /]", "_", name)
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def distinct_names(names: Iterable[str]) -> dict[str, str]:
+    """Return what MLflow is to call each of the names, which stand beside one another: no two alike.
+
+    Where several would be alike (``a&b`` and ``a:b``, or words that only their vowel signs tell apart), each that has
+    to change ends with a digest of itself: what a name stands for does not depend on the order.
+    """
+    cleaned = {name: clean(name) for name in names}
+    uses = Counter(cleaned.values())
+    return {
+        name: found if found == name or uses[found] == 1 else f"{found}_{_digest(name)}"
+        for name, found in cleaned.items()
+    }
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
+
+
+def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield a nested config as dotted keys; lists stay whole, as JSON."""
+    values = dict(_dotted(config, ""))
+    for name, called in distinct_names(values).items():
+        value = values[name]
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        yield called, text[:_LONGEST_PARAM]
+
+
+def _dotted(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
-        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}.")
+            yield from _dotted(value, f"{prefix}{key}.")
         else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            yield clean(name), text[:_LONGEST_PARAM]
+            yield f"{prefix}{key}", value
 
 
 def image_file(run_id: str, name: str, step: int, time: int) -> str:
@@ -118,8 +145,8 @@ class TrackedRun:
         """Queue numbers; a (name, step) that was recorded before a resume is not recorded twice."""
         if is_discarded(self.roll_backs, step, time_ms):
             return
-        for name, value in values.items():
-            key = (clean(name), step)
+        for name, called in distinct_names(values).items():
+            key, value = (called, step), values[name]
             if key not in self.steps:
                 self._queue(key, float(value), time_ms)
 
@@ -129,8 +156,8 @@ class TrackedRun:
         A stage that is made again has other figures, and of two points at a step MLflow shows the later. What is
         recorded twice, or belatedly after its successor, counts once.
         """
-        for name, value in values.items():
-            key = (clean(name), 0)
+        for name, called in distinct_names(values).items():
+            key, value = (called, 0), values[name]
             known = self.steps.get(key, -1)
             if time_ms >= known and not (key in self.steps and _is_same(self.figures[key[0]], float(value))):
                 self.waiting.pop((*key, known), None)
@@ -139,7 +166,8 @@ class TrackedRun:
     def set_counts(self, prefix: str, counts: Mapping[str, float], time_ms: int) -> None:
         """Queue all counts whose names begin so, as figures; one that is not among them any more is 0."""
         gone = {name: 0.0 for name in self.figures if name.startswith(prefix)}
-        self.set_figures(gone | {clean(f"{prefix}{name}"): value for name, value in counts.items()}, time_ms)
+        names = distinct_names(f"{prefix}{name}" for name in counts)
+        self.set_figures(gone | dict(zip(names.values(), counts.values(), strict=True)), time_ms)
 
     def set_if_known(self, name: str, value: float | None, time_ms: int) -> None:
         """Queue a figure of the whole; one that is not known any more is NaN, and one that never was is not there."""
@@ -184,4 +212,4 @@ class TrackedRun:
     def without_curves(self, values: Mapping[str, float]) -> dict[str, float]:
         """Leave out the numbers that have a curve already: a point at step 0 would be a false one in it."""
         curves = {name for name, step in self.steps if step > 0}
-        return {name: value for name, value in values.items() if clean(name) not in curves}
+        return {name: values[name] for name, called in distinct_names(values).items() if called not in curves}

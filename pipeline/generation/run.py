@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, full_disk
 from pipeline.generation.models import find_run_of, open_system
 from pipeline.generation.options import DEFAULT_STEPS, Options
 from pipeline.generation.view import GenerationView
@@ -32,6 +32,7 @@ from stages.inference.sources import (
     variation_groups,
 )
 from stages.inference.text_to_image import TextToImageSystem
+from stages.storage.publishing import write_new
 
 Entry = dict[str, Any]
 Sources = list[str] | int | ImageSource | tuple[ImageSource | str, ImageSource | str]
@@ -191,17 +192,16 @@ def _write_beside(out: Path, stem: str, image: np.ndarray, fields: Mapping[str, 
 
 
 def _write(path: Path, image: np.ndarray, fields: Mapping[str, Any]) -> bool:
-    """Write a file that is not there; return whether that was so."""
+    """Write a whole file under a name that is free; return whether it was."""
+    content = encode_png(image, fields)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(encode_png(image, fields))
+        return write_new(path, content)
     except FileExistsError:
-        if path.parent.is_dir():
-            return False
         raise UsageError(f"--out: {path.parent} is no folder; give one that you may write") from None
     except OSError as error:
+        if full_disk(error) is not None:
+            raise
         raise UsageError(
             f"--out: {path.parent} cannot be written ({error}); give a folder that you may write"
         ) from None
-    return True

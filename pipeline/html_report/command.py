@@ -25,6 +25,7 @@ def report(
     from pipeline.errors import UsageError
     from pipeline.html_report.page import report_page
     from pipeline.inspection.inspect import find_target
+    from stages.storage.publishing import write_whole
 
     chosen = find_target(target, store)
     name = chosen.record.run if chosen.record else "-".join(chosen.title.split())
@@ -32,7 +33,7 @@ def report(
     page = report_page(chosen, max_shards=shards)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
+        write_whole(file, page.encode())
     except OSError as error:
         raise UsageError(
             f"--out: {file} cannot be written ({error.strerror}); give a file that you may write"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 from stages.contract.parsing import shown
+from stages.storage import publishing
 
 
 def write_new(file: Path, text: str) -> None:
@@ -13,9 +14,8 @@ def write_new(file: Path, text: str) -> None:
         UsageError: there is one already, or it cannot be written.
     """
     try:
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(text)
-    except FileExistsError:
-        raise UsageError(f"init: {shown(file)} is there already, and is left as it is: give another --out") from None
+        is_new = publishing.write_new(file, text.encode())
     except OSError as error:
         raise UsageError(f"init: {shown(file)} cannot be written ({error.strerror}): give another --out") from None
+    if not is_new:
+        raise UsageError(f"init: {shown(file)} is there already, and is left as it is: give another --out")

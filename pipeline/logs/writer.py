@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from cluster.signals import signals_held_back
 from pipeline.store import Store
@@ -75,8 +76,9 @@ class RunLogs:
         self._write_line(file, line)
 
     def _write_line(self, file: Path, line: dict[str, str]) -> None:
-        with open(file, "a", encoding="utf-8", opener=_private) as opened:
-            opened.write(json.dumps(line) + "\n")
+        with open(file, "ab+", opener=_private) as opened:
+            start = b"\n" if _is_cut_off(opened) else b""  # else this line would be lost with the one before
+            opened.write(start + json.dumps(line).encode() + b"\n")
         self._note(file.name)
 
     def _attach(self, stage: str, text: str) -> str:
@@ -107,6 +109,14 @@ class RunLogs:
                 except Exception as error:  # noqa: BLE001  whatever the file system raises: the store may come back
                     self._note(name)
                     _log.warning("run %s: logs could not be written to the store (%s)", self._run, one_line(error))
+
+
+def _is_cut_off(file: BinaryIO) -> bool:
+    """Return whether the last line has no end, as a full disk leaves it."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def _format_time(seconds: float) -> str:

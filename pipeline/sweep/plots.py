@@ -1,5 +1,6 @@
 """Plots of a sweep: a figure of every variant against a number, with the spread over the repeats as a band."""
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from pipeline.sweep.config import PlotConfig, Variant, as_yaml, format_value, number_of
 from pipeline.sweep.report import VariantFigures
+from stages.storage.publishing import write_whole
 
 Curve = dict[float, Sequence[float]]
 
@@ -42,7 +44,9 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
     legend = axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     for text in legend.get_texts():
         text.set_parse_math(False)  # a $ in a value is no formula
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110, metadata={"Software": None})
+    write_whole(path, png.getvalue())
     return True
 
 

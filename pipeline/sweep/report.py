@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pipeline.protocols import describe_differences, group_by_protocol
 from pipeline.sweep.config import SweepConfig, Variant
 from pipeline.sweep.run import SweepResult
 from stages.contract.errors import nearest
+from stages.storage.publishing import write_whole
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,11 @@ def write_tables(sweep: SweepConfig, rows: Sequence[VariantFigures], folder: Pat
         ["variant", *sweep.table],
         *([row.variant.label, *(row.cell(f) for f in sweep.table.values())] for row in rows),
     ]
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        repeats = ["repeats", *(row.repeats for row in rows)]
-        csv.writer(file).writerows([*line, number] for line, number in zip(cells, repeats, strict=True))
+    text, repeats = io.StringIO(newline=""), ["repeats", *(row.repeats for row in rows)]
+    csv.writer(text).writerows([*line, number] for line, number in zip(cells, repeats, strict=True))
+    write_whole(folder / "table.csv", text.getvalue().encode())
     headings, *shown = [[markdown.escape(cell) for cell in line] for line in cells]
     lines = markdown.table(headings, shown, numeric_from=1)
     if note := _what_cells_are(sweep):
         lines += ["", f"{note} repeats; of fewer where a cell says so"]
-    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(folder / "table.md", ("\n".join(lines) + "\n").encode())

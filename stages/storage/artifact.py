@@ -25,9 +25,9 @@ from stages.contract.errors import ArtifactError, DamagedFile
 from stages.contract.parsing import load_json, parsing, shown
 from stages.storage.cache import LocalCache
 from stages.storage.checksums import BLOCK, FileSum, sealed, to_json, unsealed
-from stages.storage.folder import COMPLETE, DAMAGED, MANIFEST, PLAN, TEMPORARY, UNITS, Folder, unit_of, unit_record
+from stages.storage.folder import COMPLETE, DAMAGED, MANIFEST, PLAN, UNITS, Folder, unit_of, unit_record
 from stages.storage.patience import patiently
-from stages.storage.publishing import publish
+from stages.storage.publishing import TEMPORARY, publish
 from stages.storage.verified import VerifiedFiles
 
 __all__ = ["COMPLETE", "DAMAGED", "MANIFEST", "UNITS", "Artifact", "Output", "unit_of", "unit_record"]

@@ -16,6 +16,7 @@ from stages.storage.checksums import FileSum
 from stages.storage.filesystems import is_local, open_address
 from stages.storage.leases import Fence
 from stages.storage.listing import find_files
+from stages.storage.publishing import TEMPORARY
 
 COMPLETE = "_COMPLETE"
 MANIFEST = "manifest.json"
@@ -24,7 +25,6 @@ CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 """The folder in an artifact to which damaged files are moved."""
 PLAN = "plan.json"
-TEMPORARY = ".tmp-"
 
 
 def unit_record(unit: str) -> str:

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 import fsspec
 
 from stages.storage.filesystems import is_local, open_address
+from stages.storage.publishing import NO_LINKS
 
 SETTLE_SECONDS = 2.0
 """The pause of stores without conditional writes between a write and the reading that decides who was last."""
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _GONE = {errno.ENOENT, errno.ESTALE}  # ESTALE: NFS, of a file that another machine has deleted
 _REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _SUFFIX = ".json"
@@ -120,7 +120,7 @@ class _Local:
         except FileExistsError:
             return own.stat().st_nlink > 1  # NFS repeats a request whose reply was lost, and is refused then
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             return self._create_exclusively(target, content)
         finally:

@@ -1,12 +1,21 @@
 """Give a finished file its name: on the disk first, and readable for whom the umask says."""
 
+import contextlib
+import errno
 import os
 import re
 import stat
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from stages.storage.patience import patiently
+
+TEMPORARY: Final = ".tmp-"
+"""How the name of a file begins that is not whole."""
+NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""How a file system says that it makes no hard links."""
 
 _UMASK = re.compile(r"^Umask:\s*([0-7]+)$", re.MULTILINE)
 _STATUS = Path("/proc/self/status")
@@ -33,6 +42,74 @@ def _publish(partial: Path, target: Path, *, is_private: bool, check: Callable[[
     check()
     patiently(where, lambda: os.replace(partial, target))
     patiently(where, lambda: sync(target.parent))
+
+
+def write_new(target: Path, content: bytes) -> bool:
+    """Let a whole file appear under a name, if it is free; return whether it was: of several writers, one is told so.
+
+    Raises:
+        OSError: it cannot be written; its ``filename`` says where, and nothing is left there.
+    """
+    with _beside(target) as partial:
+        partial.write_bytes(content)
+        sync(partial)
+        try:
+            os.link(partial, target)
+        except FileExistsError:
+            return partial.stat().st_nlink > 1  # NFS repeats a request whose reply was lost, and is refused then
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _claim(partial, target)
+    return True
+
+
+def _claim(partial: Path, target: Path) -> bool:
+    """Give a file a name, if it is free, where there are no hard links: an empty one holds it for a moment."""
+    try:
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    try:
+        partial.replace(target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a user's file: whole in the place of what is there, whose permissions stay, or not at all.
+
+    A link stays one, and what is no file, such as /dev/stdout, is written as it is.
+
+    Raises:
+        OSError: it cannot be written; its ``filename`` says where, and what was there is as it was.
+    """
+    target = target.resolve()
+    found = target.stat() if target.exists() else None
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        target.write_bytes(content)
+        return
+    with _beside(target) as partial:
+        partial.write_bytes(content)
+        if found is not None:
+            partial.chmod(stat.S_IMODE(found.st_mode))
+        sync(partial)
+        partial.replace(target)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a hidden name in the file's folder for the length of the block, the errors of which name the file."""
+    partial = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        yield partial
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error  # a write, and a sync, name no file
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

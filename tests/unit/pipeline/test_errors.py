@@ -12,7 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from pipeline.cli import _report_error
-from pipeline.errors import full_disk
+from pipeline.errors import UsageError, full_disk
 from pipeline.stage_results import describe
 
 FULL = Path("/dev/full")
@@ -43,6 +43,22 @@ def test_stages_and_commands_report_it(capsys: pytest.CaptureFixture[str]) -> No
     assert describe(error).startswith("a disk is full (")
     assert _report_error(error) == 3
     assert capsys.readouterr().err.startswith("corgi: a disk is full (")
+
+
+def test_the_disk_of_the_file_is_named_that_could_not_be_written(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out/00000.png"))
+    assert f"make room on the disk of {tmp_path}/out, then run" in (full_disk(full) or "")
+    with pytest.raises(UsageError) as caught:
+        _refuse(full)
+    assert f"make room on the disk of {tmp_path}/out, then run" in (full_disk(caught.value) or "")
+    assert "make room where the store is" in (full_disk(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) or "")
+
+
+def _refuse(found: OSError) -> None:
+    try:
+        raise found
+    except OSError as error:
+        raise UsageError(f"--out: cannot be written ({error.strerror})") from None
 
 
 def test_other_faults_are_not(tmp_path: Path) -> None:

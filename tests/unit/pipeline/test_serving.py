@@ -66,6 +66,7 @@ def test_prompts_in_any_form_give_signed_images(predictor: TextToImagePredictor)
     assert json.loads(info["settings"])["decoder_steps"] == 2
     assert predictor.predict(["a red star", "a blue ring"], {"seed": 5}).equals(table)
     assert predictor.predict("a red star")["prompt"].tolist() == ["a red star"]
+    assert predictor.predict([]).columns.tolist() == ["prompt", "seed", "image"]
 
 
 def test_settings_and_seed_change_the_image(predictor: TextToImagePredictor) -> None:

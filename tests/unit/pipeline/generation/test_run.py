@@ -1,6 +1,7 @@
 """Every mode of generation with a tiny run: what comes out, and that it can be made again from its own file."""
 
 import json
+import resource
 import shutil
 import struct
 import zlib
@@ -18,7 +19,7 @@ from pipeline.console import Terminal
 from pipeline.errors import UsageError
 from pipeline.generation.models import load_system
 from pipeline.generation.options import Options
-from pipeline.generation.run import generate_for_options
+from pipeline.generation.run import _write, generate_for_options
 from pipeline.generation.view import GenerationView
 from pipeline.options import STORE_VARIABLE
 from pipeline.store import Store
@@ -153,6 +154,22 @@ def test_nothing_in_the_folder_is_written_over(store: Store, tmp_path: Path) -> 
     assert names()[:3] == ["00000.png", "00000_again.png", "00000_again_2.png"]
     assert Path(first["path"]).read_bytes() == content
     assert (tmp_path / "00007.png").read_bytes() == b"mine"
+
+
+def test_an_image_that_cannot_be_written_whole_is_not_there(store: Store, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    made = generate_for_options(store, Options(run="tiny", prompt=("a", "b")), tmp_path, GenerationView(Terminal()))
+    first = Path(next(made)["path"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (first.stat().st_size // 2, limits[1]))  # as a disk that is almost full
+    try:
+        with pytest.raises(UsageError, match=f"--out: {tmp_path} cannot be written"):
+            next(made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.png"]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        _write(tmp_path / "00001.png", np.zeros((4, 4, 3), np.uint8), {"prompt": {object}})
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.png"]
 
 
 def test_prompts_come_from_the_named_column(store: Store, tmp_path: Path) -> None:

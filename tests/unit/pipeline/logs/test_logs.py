@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 import stat
 import threading
 import time
@@ -118,6 +119,29 @@ def test_damaged_lines_do_not_hide_the_others(store: Store, damage: bytes) -> No
     assert "before" in found
     assert "after" in found
     assert "1 damaged lines were left out" in found
+
+
+def test_a_line_that_a_full_disk_cut_off_takes_no_other_along(store: Store) -> None:
+    logs = RunLogs(store, "tiny-1")
+    reader = RunLogReader(store, make_record(plan=PLAN), "embed_clip")
+    logs.write("embed_clip", Log("before"))
+    file = Path(store.uri) / "runs/tiny-1/logs/embed_clip.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 60, limits[1]))  # as a disk with 60 bytes left
+    try:
+        with pytest.raises(OSError, match="too large"):
+            logs.write("embed_clip", Log("cut off"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not file.read_bytes().endswith(b"\n")
+    seen = reader.new_lines()
+    started_again = RunLogs(store, "tiny-1")
+    for message in ("after", "and so on"):
+        started_again.write("embed_clip", Log(message))
+    seen += reader.new_lines()
+    assert [line.message for line in seen] == ["before", "after", "and so on"]
+    assert reader.damaged == 1
+    assert file.read_bytes().count(b"\n") == 4
 
 
 def test_a_remote_store_gets_the_logs_while_the_stage_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,20 @@ def test_the_tables_hold_a_row_for_each_variant(tmp_path: Path) -> None:
     assert lines[0] == "| variant | cosine |"
     assert lines[2] == "| shifted, num_gaussians 1, kappa 1 | 1.105 ± 0.0071 |"
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(rows)
+
+
+def test_tables_that_cannot_be_written_leave_those_of_before(tmp_path: Path) -> None:
+    sweep, rows = rows_of(write_sweep(tmp_path))
+    write_tables(sweep, rows, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("table.*")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # as a disk with ten bytes left
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_tables(sweep, rows, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*table.*")} == before
     assert sweep_table(sweep, rows).row_count == len(rows)
 
 

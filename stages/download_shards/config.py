@@ -12,13 +12,12 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
 )
 
-from stages.contract.bounds import LONGEST_REQUEST
+from stages.contract.bounds import LONGEST_REQUEST, RequestSeconds
 from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.digests import address_digest, content_digest, digest_of_files, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
@@ -248,9 +247,7 @@ class Img2datasetOptions(ConfigModel):
     """What img2dataset's own shard downloader gets (engine: img2dataset), in its words."""
 
     thread_count: PositiveInt = Field(32, description="addresses at a time in each worker")
-    timeout: PositiveFloat = Field(
-        10.0, le=LONGEST_REQUEST, description="seconds to wait for each step of a connection"
-    )
+    timeout: RequestSeconds = Field(10.0, description="seconds to wait for each step of a connection")
     retries: NonNegativeInt = Field(0, description="further attempts at an address that fails for whatever reason")
     user_agent_token: str | None = Field(None, description="added to the name under which servers know it")
     disallowed_header_directives: tuple[str, ...] = Field(
@@ -290,21 +287,15 @@ class DownloadShardsConfig(StageConfig):
     isolate_decoding: Annotated[bool, RuntimeOnly()] = Field(
         True, description="decode images in a child process with the limits below; without it, there are none but sizes"
     )
-    decoder_seconds: PositiveFloat = Field(20.0, le=LONGEST_REQUEST, description="seconds of a processor for one image")
+    decoder_seconds: RequestSeconds = Field(20.0, description="seconds of a processor for one image")
     decoder_memory: PositiveInt | None = Field(
         None, description="bytes of memory for one image; none: 300 MB, and 16 bytes a pixel of max_pixels"
     )
     max_bytes: PositiveInt = Field(50_000_000, description="size of a file above which it is refused")
-    timeout: PositiveFloat = Field(
-        10.0, le=LONGEST_REQUEST, description="seconds to wait for a connection and for each piece of a response"
-    )
-    max_seconds: PositiveFloat = Field(
-        60.0, le=LONGEST_REQUEST, description="seconds for one address in all; slower ones are cut off"
-    )
+    timeout: RequestSeconds = Field(10.0, description="seconds to wait for a connection and each piece of a response")
+    max_seconds: RequestSeconds = Field(60.0, description="seconds for one address in all; slower ones are cut off")
     max_redirects: NonNegativeInt = Field(5, description="redirects to follow for one address")
-    retries: NonNegativeInt = Field(
-        1, description="further attempts at an address that fails for a reason that may pass"
-    )
+    retries: NonNegativeInt = Field(1, description="further attempts at an address that fails for what may pass")
     retry_wait: Annotated[NonNegativeFloat, RuntimeOnly()] = Field(
         0.5,
         le=LONGEST_REQUEST,

@@ -45,7 +45,7 @@ def _publish(partial: Path, target: Path, *, is_private: bool, check: Callable[[
 
 
 def write_new(target: Path, content: bytes) -> bool:
-    """Let a whole file appear under a name, if it is free; return whether it was: of several writers, one is told so.
+    """Let a whole file appear under a name if it is free; return whether it was: of several writers, for one it is.
 
     Raises:
         OSError: it cannot be written; its ``filename`` says where, and nothing is left there.

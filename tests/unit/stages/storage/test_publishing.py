@@ -95,7 +95,7 @@ def test_a_new_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert file.read_bytes() == b"first"
 
 
-def test_of_several_writers_of_a_new_file_one_is_told_that_it_was_free(tmp_path: Path) -> None:
+def test_for_one_of_several_writers_a_new_file_s_name_is_free(tmp_path: Path) -> None:
     def link(number: int) -> bool:
         return write_new(tmp_path / "linked", bytes([number]) * 1000)
 

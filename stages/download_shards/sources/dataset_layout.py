@@ -232,7 +232,11 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-_PlainLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: loader.construct_scalar(node))
+def _as_written(loader: Any, node: Any) -> Any:
+    return loader.construct_scalar(node)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _as_written)
 
 
 def _declared(root: Path) -> dict[Group, list[str]]:

@@ -16,6 +16,7 @@ from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import Unreadable, parsing, shown
 from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
 from stages.download_shards.growth import DIGEST_BYTES, MOST_ENTRIES, Digests, as_digests
+from stages.download_shards.http.fetch import recorded_name
 from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.column_kinds import holds_bytes, is_image, is_text_or_texts
 from stages.download_shards.sources.columns import refuse_repeated
@@ -168,7 +169,7 @@ class HuggingfaceDataset:
             for (index, row), value in zip(itertools.islice(left, piece.count), images, strict=True):
                 path, content = self._image(value)
                 name = _content_name(value)
-                yield Entry(index, {**row, "url": path or name}, content, name)
+                yield Entry(index, {**row, "url": recorded_name(path) if path else name}, content, name)
 
     def _image(self, value: Any) -> tuple[str | None, bytes | ItemFault]:
         """Return the path in a row, if any, and the image: in the row, or in a file of the folder."""

@@ -69,7 +69,8 @@ def image_file(run_id: str, name: str, step: int, time: int) -> str:
 
 def image_of(path: str) -> tuple[str, int, int] | None:
     """Read name, step and time in milliseconds off such a file name."""
-    match = re.search(r"images/(.+)\+step\+(\d+)\+(?:timestamp\+(\d+)\+)?", path)
+    name = path.rpartition("images/")[2] if "images/" in path else ""
+    match = re.match(r"(.+)\+step\+(\d+)\+(?:timestamp\+(\d+)\+)?", name)
     return (match[1], int(match[2]), int(match[3] or 0)) if match else None
 
 

@@ -16,6 +16,7 @@ parquet file or a tracking server is written; so JSON that holds one is refused 
 :func:`clean_text` replaces it where a text is of no consequence.
 """
 
+import collections
 import contextlib
 import json
 import re
@@ -113,8 +114,8 @@ def load_json(
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"a key is given twice: {shown(next(name for name in names if names.count(name) > 1))!r}")
+        counts = collections.Counter(name for name, _ in pairs)
+        raise ValueError(f"a key is given twice: {shown(next(name for name in counts if counts[name] > 1))!r}")
     return found
 
 

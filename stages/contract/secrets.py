@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
+from stages.contract.nested_addresses import without_nested_logins, without_nested_values
+
 MASK: Final = "…"
 NOTIFY_VARIABLE: Final = "CORGI_NOTIFY_URL"  # in place of notify.url
 
@@ -89,7 +91,7 @@ def _mask_address(found: re.Match[str]) -> str:
     at = "@" if login else ""
     cut = min((rest.find(mark) for mark in "?#" if mark in rest), default=len(rest))
     query = _PARAMETER.sub(lambda one: _mask_parameter(one, scheme), rest[cut:])
-    return f"{scheme}:{slashes}{login}{at}{rest[:cut]}{query}"
+    return f"{scheme}:{slashes}{login}{at}{without_nested_logins(rest[:cut] + query, MASK)}"
 
 
 def _split_login(rest: str) -> tuple[str, str]:
@@ -165,7 +167,7 @@ def _mask_parameters(url: str, is_secret: Callable[[str], bool]) -> str:
         return f"{found['mark']}{found['name']}={MASK}" if is_masked else found[0]
 
     path, mark, query = url.partition("?")
-    return path + _PARAMETER.sub(mask, mark + query)
+    return without_nested_values(path + _PARAMETER.sub(mask, mark + query), is_secret, MASK)
 
 
 def _may_name_object(name: str) -> bool:

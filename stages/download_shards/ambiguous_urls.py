@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from stages.contract.secrets import MASK, redact_parameters, redact_signatures
 from stages.download_shards.duplicates import Indices, bucketed
-from stages.download_shards.http.fetch import recorded_url, without_credentials
+from stages.download_shards.http.fetch import recorded_url, without_logins
 
 IS_AMBIGUOUS = "__is_ambiguous__"
 """The column that is true where another address of the list is recorded alike; there is none where no one is."""
@@ -70,7 +70,7 @@ def _number_all(batches: Iterator[Sequence[str | None]]) -> Iterator[np.ndarray]
         found = [
             (*np.frombuffer(_hash(recorded, 16), "<u8"), *np.frombuffer(_hash(own), "<u8"), row)
             for row, url in enumerate(batch, first)
-            if url is not None and "?" in url
+            if url is not None and ("?" in url or "%" in url)
             if (recorded := recorded_url(url)) != (own := _own(url)) or MASK in url
         ]
         yield np.array(found, dtype=_VALUE)
@@ -78,7 +78,7 @@ def _number_all(batches: Iterator[Sequence[str | None]]) -> Iterator[np.ndarray]
 
 
 def _own(url: str) -> str:
-    return redact_signatures(without_credentials(url))
+    return redact_signatures(without_logins(url))
 
 
 def _hash(text: str, size: int = _HASH_BYTES) -> bytes:

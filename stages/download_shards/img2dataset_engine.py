@@ -6,6 +6,7 @@ of every image: our decoder, and img2dataset's resizer, in a child process. It r
 they come, so that a shard's originals are not held. ``import img2dataset`` brings torch and ray along, some 5 s.
 """
 
+import http.client
 import os
 import queue
 import re
@@ -18,15 +19,16 @@ import pyarrow as pa
 
 from cluster.owned_folders import scratch_folder
 from stages.contract.errors import FailureCause, ItemFault
-from stages.contract.parsing import shown
 from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.http.fetch import FetchFault, requested_url
 
 _HELD = 8  # fetched images that wait for the decoder
 _POLL_SECONDS = 0.2
-_WEB = ("http://", "https://")  # of urllib's other schemes, one reads the files of this machine
 _HTTP = re.compile(r"HTTP Error (\d{3})\b")
+_SYSTEM = re.compile(r"\[(?:Errno (-?\d{1,6})|(SSL: [A-Z_]{1,60}))\]")
 _WORDS = (
     ("infinite loop", FailureCause.TOO_MANY_REDIRECTS),
+    ("Redirection to url", FailureCause.INVALID_URL),  # of another scheme
     ("X-Robots-Tag", FailureCause.DISALLOWED),
     ("timed out", FailureCause.TIMEOUT),
     ("Connection refused", FailureCause.CONNECTION_REFUSED),
@@ -45,12 +47,16 @@ Fetched = tuple[int, bytes | ItemFault]
 
 def fetch_all(urls: Sequence[str], config: DownloadShardsConfig) -> Iterator[Fetched]:
     """Yield (index, content or fault) once for each address, in order of arrival."""
-    numbers = [number for number, url in enumerate(urls) if url.startswith(_WEB)]
-    for number in sorted(set(range(len(urls))) - set(numbers)):
-        yield number, ItemFault(FailureCause.INVALID_URL)
+    numbers, asked = [], []
+    for number, url in enumerate(urls):
+        try:
+            asked.append(requested_url(url))  # of urllib's other schemes, one reads the files of this machine
+            numbers.append(number)
+        except FetchFault as fault:
+            yield number, fault
     missing = set(range(len(numbers)))
     with scratch_folder("img2dataset") as folder:
-        for position, content in _Download([urls[number] for number in numbers], config, folder).images():
+        for position, content in _Download(asked, config, folder).images():
             missing.discard(position)
             yield numbers[position], content
     for position in sorted(missing):  # which img2dataset has dropped
@@ -132,11 +138,21 @@ class _Download:
 
 
 def fault_of(message: str) -> ItemFault:
-    """Return the fault that a message of img2dataset's, mostly urllib's, stands for."""
-    if http := _HTTP.search(message):
-        status = int(http[1])
-        if "infinite loop" not in message:
-            return ItemFault(FailureCause.HTTP, shown(message[http.start() :]), http_status=status)
-    cause = next((cause for words, cause in _WORDS if words in message), FailureCause.OTHER)
+    """Return the fault that a message of img2dataset's, mostly urllib's, stands for.
+
+    Of its words only the status and the system's reason are kept: the others may be those of an address, in any form.
+    """
+    cause = next((cause for words, cause in _WORDS if words in message), None)
+    if (status := _HTTP.search(message)) and cause not in {FailureCause.TOO_MANY_REDIRECTS, FailureCause.INVALID_URL}:
+        code = int(status[1])
+        reason = http.client.responses.get(code, "")
+        return ItemFault(FailureCause.HTTP, f"HTTP Error {code}: {reason}".rstrip(": "), http_status=code)
+    cause = cause or FailureCause.OTHER
     known = next(iter(cause.messages))
-    return ItemFault(cause, known if known == message else f"{known}: {shown(message)}")
+    system = _SYSTEM.search(message)
+    return ItemFault(cause, f"{known}: {_reason_of(system)}" if system else known)
+
+
+def _reason_of(system: re.Match[str]) -> str:
+    number = int(system[1] or 0)
+    return f"{system[0]} {os.strerror(number)}" if number > 0 else system[0]

@@ -4,9 +4,8 @@ A file's key is its name up to the first dot after the last slash, its suffix wh
 files of one sample may lie anywhere in the tar. Of a repeated file the first counts, as of several images of a sample.
 """
 
-import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -76,19 +75,21 @@ def _cause_of(name: str) -> FailureCause:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return key and suffix of a file; a hidden file and one without a suffix belong to no sample: the suffix is ""."""
-    key, suffix = (None, None) if _META.match(name) else _rule()(name)
-    if not key or not suffix or key.endswith("/"):
+    """Return key and suffix of a file; a hidden file and one without a suffix belong to no sample: the suffix is "".
+
+    webdataset's own rule is a regular expression that looks at all slashes of a name once for each of them.
+    """
+    folder, slash, file = name.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    if not stem or not suffix or _META.match(name) or _is_broken(folder + slash):
         return name, ""
-    return key, suffix.lower()
+    return f"{folder}{slash}{stem}", suffix.lower()
 
 
-@functools.cache
-def _rule() -> Callable[[str], tuple[str, str] | tuple[None, None]]:
-    """Import webdataset where a tar is read: it brings torch along."""
-    from webdataset.tariterators import base_plus_ext
-
-    return base_plus_ext  # type: ignore[no-any-return]
+def _is_broken(folder: str) -> bool:
+    """Return whether a line of a folder's name ends, and there is a dot behind the last slash before: no sample's."""
+    line, end, _ = folder.partition("\n")
+    return bool(end) and "." in folder[line.rfind("/") + 1 :]
 
 
 def image_suffixes(files: Files) -> tuple[str | None, list[str]]:

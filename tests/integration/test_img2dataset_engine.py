@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from stages.contract.errors import FailureCause
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.img2dataset_engine import fault_of
 from stages.download_shards.stage import run
@@ -152,4 +151,4 @@ def test_its_messages_have_causes(message, label):
     fault = fault_of(message)
     assert fault.label == label
     assert "\x1b" not in str(fault)
-    assert fault.cause is not FailureCause.OTHER or "something new" in str(fault)
+    assert "something new" not in str(fault)

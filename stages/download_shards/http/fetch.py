@@ -20,8 +20,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from stages.contract.errors import FailureCause, ItemFault
+from stages.contract.nested_addresses import without_nested_logins
 from stages.contract.parsing import shown
-from stages.contract.secrets import redact_parameters
+from stages.contract.secrets import has_password, redact_parameters, without_login
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.ssrf_filter import AddressPolicy, ForbiddenAddress
 from stages.download_shards.http.watchdog import Deadline, Watchdog
@@ -193,9 +194,22 @@ def without_credentials(url: str) -> str:
     return f"{prefix}{mark}{rest[:end].rpartition('@')[2]}{rest[end:]}"
 
 
+def without_logins(url: str) -> str:
+    """Return the address without any user and password: its own, also where it is malformed, and of those in it."""
+    clean = without_credentials(url)
+    if clean == url and not origin_of(url).host and has_password(url):  # which may hold a slash that is not quoted
+        clean = without_login(url)[0]
+    return without_nested_logins(clean)
+
+
 def recorded_url(url: str) -> str:
-    """Return what a shard keeps of an address: all but user, password, and keys and signatures in its query."""
-    return redact_parameters(without_credentials(url))
+    """Return what a shard keeps of an address: all but users, passwords, and keys and signatures in its query."""
+    return redact_parameters(without_logins(url))
+
+
+def recorded_name(name: str) -> str:
+    """Return what a shard keeps of a name, which strangers may have made of an address."""
+    return recorded_url(name) if ":/" in name or "%3a" in name.lower() else name
 
 
 class Origin(NamedTuple):
@@ -254,6 +268,14 @@ def _parse(url: str) -> _Target:
         f"?{urllib.parse.quote(parts.query, safe=_SAFE)}" if parts.query else ""
     )
     return _Target(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], path, _authorization(parts))
+
+
+def requested_url(url: str) -> str:
+    """Return an address in the form in which it is asked for, without credentials; or raise FetchFault."""
+    target = _parse(url)
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    port = "" if target.port == _DEFAULT_PORTS[target.scheme] else f":{target.port}"
+    return f"{target.scheme}://{host}{port}{target.path}"
 
 
 def _authorization(parts: urllib.parse.SplitResult) -> str | None:

@@ -4,6 +4,7 @@ The column of addresses (or file names) becomes strings, that of captions string
 Arrow holds them. A value that is no valid text costs its row (the column FAULT); a column of another shape is refused.
 """
 
+import collections
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ FAULT = "__fault__"
 """A column of a table: null, or why the row is lost, as cause and message; see :func:`fault_of`."""
 BAD_ROW = f"{FailureCause.BAD_ROW}|{FailureCause.BAD_ROW.messages[0]}: "
 _NUL = "\0"
+_MOST_NAMES = 20  # in a message
 _OWN = frozenset({FAULT, "__is_duplicate__", "__json__", "__text__"})
 
 
@@ -95,10 +97,12 @@ def refuse_own(names: Iterable[str]) -> None:
 
 def refuse_repeated(names: Sequence[str]) -> None:
     """Refuse names that several columns have."""
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in collections.Counter(names).items() if count > 1)
     if repeated:
         raise Unreadable(
-            f"several columns are named {', '.join(shown(name, 40) for name in repeated)}", "give each its own name"
+            f"several columns are named {', '.join(shown(name, 40) for name in repeated[:_MOST_NAMES])}"
+            f"{', …' if len(repeated) > _MOST_NAMES else ''}",
+            "give each its own name",
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from stages.contract.errors import FailureCause, ItemFault
+from stages.contract.parsing import shown
 from stages.download_shards.growth import DIGEST_BYTES
 from stages.download_shards.row_digests import plain_value
 from stages.download_shards.sources.rows import clean_captions
@@ -80,7 +81,7 @@ def read_inside(root: Path, name: str, max_bytes: int) -> bytes:
     if "\0" in name or not path.resolve().is_relative_to(root.resolve()):
         raise ItemFault(FailureCause.OUTSIDE_FOLDER)
     if any(is_hidden(part) for part in PurePath(name).parts if part != ".."):
-        raise ItemFault(FailureCause.HIDDEN_FILE, f"{FailureCause.HIDDEN_FILE}: {name}")
+        raise ItemFault(FailureCause.HIDDEN_FILE, f"{FailureCause.HIDDEN_FILE}: {shown(name)}")
     if not path.is_file():
         raise ItemFault(FailureCause.NOT_A_FILE if path.exists() else FailureCause.MISSING_FILE)
     if path.stat().st_size > max_bytes:

@@ -28,6 +28,7 @@ _WORDS = {
     "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 _MOST_OF_README = 1 << 20  # bytes
+_FENCE = "---"
 _MOST_NAMES = 20  # in a message
 
 Group = tuple[str, str]
@@ -230,12 +231,22 @@ def _take_word(text: str) -> tuple[str | None, str]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses references, by which a small text can become a huge one."""
+    """Refuses references, by which a small text can become a huge one, and leaves whole numbers as they are written.
+
+    YAML has numbers to the base 60 (1:59:59), for which PyYAML takes quadratic time.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise ValueError("it has references (*name)")
         return super().compose_node(parent, index)
+
+
+def _as_written(loader: Any, node: Any) -> Any:
+    return loader.construct_scalar(node)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _as_written)
 
 
 def _declared(root: Path) -> dict[Group, list[str]]:
@@ -249,10 +260,19 @@ def _declared(root: Path) -> dict[Group, list[str]]:
 
     with parsing(cannot), readme.open("rb") as file:
         text = file.read(_MOST_OF_README).decode("utf-8-sig")
-        head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-        content = _PlainLoader(head[1]).get_single_data() if head else None
+        head = _head(text)
+        content = _PlainLoader(head).get_single_data() if head else None
         configs = content.get("configs") if isinstance(content, dict) else None
         return dict(_patterns(configs)) if isinstance(configs, list) else {}
+
+
+def _head(text: str) -> str:
+    """Return what stands between a first line --- and the next such line; nothing: there is no head."""
+    lines = text.split("\n")
+    if lines[0].rstrip() != _FENCE:
+        return ""
+    end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == _FENCE), 1)
+    return "\n".join(lines[1:end])
 
 
 def _patterns(configs: Sequence[Any]) -> Iterator[tuple[Group, list[str]]]:

@@ -13,12 +13,14 @@ import pyarrow as pa
 
 from stages.contract.digests import file_digest
 from stages.contract.errors import FailureCause, InputFault, ItemFault
-from stages.contract.parsing import parsing, shown
+from stages.contract.parsing import Unreadable, parsing, shown
 from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
 from stages.download_shards.growth import DIGEST_BYTES, MOST_ENTRIES, Digests, as_digests
+from stages.download_shards.http.fetch import recorded_name
 from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.column_kinds import holds_bytes, is_image, is_text_or_texts
 from stages.download_shards.sources.column_types import storable
+from stages.download_shards.sources.columns import refuse_repeated
 from stages.download_shards.sources.dataset_digests import RowIdentity, path_and_content, read_inside
 from stages.download_shards.sources.dataset_files import FileChecker, Rows, read_batches
 from stages.download_shards.sources.dataset_layout import dataset_files
@@ -162,6 +164,7 @@ class HuggingfaceDataset:
                 file = _File(path, *self._checker.describe(path))
             except ItemFault as fault:
                 raise InputFault(f"download_shards.source.path: {shown(path)} {fault}: mend or remove it") from None
+            _require_names(source, file)
             require_columns(source, ("image_column", "caption_column"), path.name, file.schema.names)
             file = self._with_blank_captions(file)
             _require_kinds(source, file)
@@ -188,7 +191,7 @@ class HuggingfaceDataset:
             for (index, row), value in zip(itertools.islice(left, piece.count), images, strict=True):
                 path, content = self._image(value)
                 name = _content_name(value)
-                yield Entry(index, {**row, "url": path or name}, content, name)
+                yield Entry(index, {**row, "url": recorded_name(path) if path else name}, content, name)
 
     def _image(self, value: Any) -> tuple[str | None, bytes | ItemFault]:
         """Return the path in a row, if any, and the image: in the row, or in a file of the folder."""
@@ -286,6 +289,22 @@ def _kept_fields(source: HuggingfaceSource, files: Sequence[_File]) -> pa.Schema
                     "files of one dataset"
                 )
     return pa.schema(list(fields.values()))
+
+
+def _require_names(source: HuggingfaceSource, file: _File) -> None:
+    """Refuse columns of one name, and images' fields of one name: which of them is meant is not known.
+
+    Other columns with fields are left out (see :func:`holds_bytes`).
+    """
+    try:
+        refuse_repeated(file.schema.names)
+        for field in file.schema:
+            if field.name == source.image_column and pa.types.is_struct(field.type):
+                refuse_repeated([one.name for one in field.type])
+    except Unreadable as error:
+        raise InputFault(
+            f"download_shards.source.path: {shown(file.path)} cannot be read ({error}): {error.remedy}"
+        ) from None
 
 
 def _require_kinds(source: HuggingfaceSource, file: _File) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from stages.contract.errors import FailureCause
 from stages.contract.parsing import Unreadable, clean_text, is_text, load_json, shown
 from stages.download_shards.sources.column_types import as_texts, join
-from stages.download_shards.sources.columns import FAULT, Wanted, as_fault, refuse_own, text_of
+from stages.download_shards.sources.columns import FAULT, Wanted, as_fault, refuse_own, refuse_repeated, text_of
 from stages.download_shards.sources.text_files import MARK, read_lines
 
 MAX_DOCUMENT = 1_000_000_000  # bytes; a longer list is one of JSON lines
@@ -161,9 +161,7 @@ def _records(content: Any, wanted: Wanted) -> Sequence[dict[str, Any] | str]:
 
 
 def _of_split(names: Sequence[str], rows: Iterable[list[Any]]) -> list[dict[str, Any] | str]:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise Unreadable(f"several columns are named {', '.join(repeated)}", "give each its own name")
+    refuse_repeated(names)
     return [
         dict(zip(names, row, strict=True)) if len(row) == len(names) else f"{len(row)} values for {len(names)} columns"
         for row in rows

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards.config import FolderSource
+from stages.download_shards.http.fetch import recorded_name
 from stages.download_shards.sources.column_types import join
 from stages.download_shards.sources.columns import FAULT, Wanted, fault_of
 from stages.download_shards.sources.delimited import with_numbers
@@ -68,7 +69,7 @@ def read_metadata(tree: Tree, files: Sequence[str], source: FolderSource, index:
     named = {path for path in exact if path is not None}
     for row, (name, folder, text) in enumerate(zip(names, folders, faults, strict=True)):
         match = index.match(name or "", folder, named)
-        _take_row(found, row, match, fault_of(text), posixpath.join(folder, name or ""))
+        _take_row(found, row, match, fault_of(text), recorded_name(posixpath.join(folder, name or "")))
     return found
 
 

@@ -20,7 +20,7 @@ from stages.contract.parsing import MAX_JSON_BYTES, clean_text, load_json, parsi
 from stages.download_shards.ambiguous_urls import hides_identity
 from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
 from stages.download_shards.growth import DIGEST_BYTES, as_digests
-from stages.download_shards.http.fetch import recorded_url
+from stages.download_shards.http.fetch import recorded_name, recorded_url
 from stages.download_shards.sources.base import Entries, Entry, Growth, Parts, Skipped
 from stages.download_shards.sources.rows import clean_captions
 from stages.formats.source_records import Counter, SourceRecord
@@ -192,7 +192,7 @@ class Webdataset:
 
     def _entry(self, number: int, sample: _Sample, tar: IO[bytes], file: str) -> Entry:
         """Read a sample; its name is its address where that names it, else its key in the shard of this file."""
-        key = clean_key(sample.key)
+        key = recorded_name(clean_key(sample.key))
         row: dict[str, Any] = {"url": key, "source_key": key}
         content: bytes | ItemFault
         try:

@@ -1,11 +1,13 @@
 """Tars are walked as Python's tarfile reads them where they are whole, and end in one fault where they are not."""
 
 import io
+import re
 import tarfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
 
 from stages.contract.errors import ItemFault
 from stages.formats.tar_samples import split_name
@@ -52,6 +54,19 @@ def test_a_whole_tar_is_read_as_tarfile_reads_it(members: list[tuple[str, bytes]
 )
 def test_names_are_split_as_webdataset_splits_them(name: str, key: str, suffix: str) -> None:
     assert split_name(name) == (key, suffix)
+
+
+@settings(max_examples=2000, deadline=None, derandomize=True)
+@given(st.text("ab./_\n", max_size=14))
+@example("a/b\nc.d/e.jpg")
+@example("a.b/c\nd/e.jpg")
+@example("a.jpg\n")
+def test_webdataset_splits_every_name_alike(name: str) -> None:
+    key, suffix = base_plus_ext(name)
+    if re.match("__[^/]*__(/|$)", name) or not suffix or key.endswith("/"):
+        assert split_name(name) == (name, "")
+    else:
+        assert split_name(name) == (key, suffix.lower())
 
 
 @pytest.mark.parametrize(("head", "kind"), [(b"\x1f\x8b\x08", "gzip"), (b"BZh9", "bzip2"), (b"a.png", None)])

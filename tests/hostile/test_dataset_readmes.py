@@ -83,7 +83,7 @@ def test_numbers_that_are_missing_in_the_folder_of_a_config_are_counted(tmp_path
         chosen(tmp_path, config_name="en")
 
 
-def test_a_config_that_does_not_say_which_files_are_its_is_refused_beside_others(tmp_path: Path) -> None:
+def test_a_config_without_files_or_a_folder_is_refused_beside_others(tmp_path: Path) -> None:
     dataset(tmp_path, ["a.parquet", "b.parquet"], "- {config_name: x, data_files: a.parquet}\n- config_name: y\n")
     with pytest.raises(InputFault, match=r"several of config_name \(x, y\)"):
         chosen(tmp_path)

@@ -120,6 +120,6 @@ def _text_of(value: pa.Scalar) -> str | None:
     for of_same_time in (value.type, _with_type(value.type, None)):
         try:
             return str(value.cast(of_same_time).cast(pa.string()))
-        except pa.ArrowException:
+        except UNREADABLE:  # bytes that are no text, too
             continue
     return None

@@ -2,8 +2,8 @@
 
 What a kind of store promises (docs/recovery.md):
 
-- folders that many machines mount: a file is made whole by a hard link, which only one can make (O_EXCL where there are
-  no links). No lock of the file system is used;
+- folders that many machines mount: a file is made whole by a hard link, which only one can make (an empty one holds its
+  place where there are no links). No lock of the file system is used;
 - S3 with conditional writes: ``If-None-Match: *`` makes, ``If-Match`` renews. Whether the server keeps to them is
   tried out with the first file;
 - other object stores: a file is written, and read again after a pause. Two drivers that write within the same pause are
@@ -14,14 +14,13 @@ import contextlib
 import errno
 import os
 import time
-import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 
 from stages.storage.filesystems import is_local, open_address
-from stages.storage.publishing import NO_LINKS
+from stages.storage.publishing import write_new
 
 SETTLE_SECONDS = 2.0
 """The pause of stores without conditional writes between a write and the reading that decides who was last."""
@@ -110,37 +109,7 @@ class _Local:
 
     def create(self, number: int, content: bytes) -> bool:
         self._folder.mkdir(parents=True, exist_ok=True)
-        own, target = self._folder / f".tmp-{uuid.uuid4().hex}", self._path(number)
-        try:
-            with own.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(own, target)
-        except FileExistsError:
-            return own.stat().st_nlink > 1  # NFS repeats a request whose reply was lost, and is refused then
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            return self._create_exclusively(target, content)
-        finally:
-            own.unlink(missing_ok=True)
-        return True
-
-    def _create_exclusively(self, target: Path, content: bytes) -> bool:
-        try:
-            file = target.open("xb")
-        except FileExistsError:
-            return False
-        try:
-            with file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:  # a full disk, on which it would stay as a lease that nobody can read
-            target.unlink(missing_ok=True)
-            raise
-        return True
+        return write_new(self._path(number), content)
 
     def renew(self, number: int, content: bytes) -> bool:
         try:

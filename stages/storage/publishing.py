@@ -14,7 +14,7 @@ from stages.storage.patience import patiently
 
 TEMPORARY: Final = ".tmp-"
 """How the name of a file begins that is not whole."""
-NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """How a file system says that it makes no hard links."""
 
 _UMASK = re.compile(r"^Umask:\s*([0-7]+)$", re.MULTILINE)
@@ -58,7 +58,7 @@ def write_new(target: Path, content: bytes) -> bool:
         except FileExistsError:
             return partial.stat().st_nlink > 1  # NFS repeats a request whose reply was lost, and is refused then
         except OSError as error:
-            if error.errno not in NO_LINKS:
+            if error.errno not in _NO_LINKS:
                 raise
             return _claim(partial, target)
     return True

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from pipeline.config.merging import merge
-from pipeline.config.messages import describe, found, keys_of, models_in
+from pipeline.config.messages import describe, found, keys_of, models_in, truth_values_as_numbers
 from pipeline.config.recorded import without_masks
 from pipeline.config.schema import CAPTION_IMAGES, SHARED, STAGES, ReuseConfig, RunConfig
 from pipeline.config.yaml_files import DEEPEST, LARGEST_OVERRIDE, parse_yaml, read_yaml
@@ -34,11 +34,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     remember_secrets(tree)
     _name_mix(tree)
     _inherit_common_sections(tree)
+    return _validate(tree, folders, one_line(path)).with_left_out(left_out)
+
+
+def _validate(tree: Tree, folders: Sequence[Path], where: str) -> RunConfig:
+    """Check a whole tree; paths in it are looked for beside the config, in ``folders``."""
     try:
         config = RunConfig.model_validate(tree, context={"folders": folders})
     except ValidationError as error:
-        raise UsageError(describe(error, RunConfig, one_line(path))) from None
-    return config.with_left_out(left_out)
+        raise UsageError(describe(error, RunConfig, where)) from None
+    if wrong := list(truth_values_as_numbers(tree, config.model_dump())):
+        raise UsageError(
+            "\n".join(f"{where}: {key}: found {str(value).lower()}; expected a number" for key, value in wrong)
+        )
+    return config
 
 
 def load_reused(reuse: ReuseConfig) -> RunConfig:
@@ -58,10 +67,7 @@ def load_resolved(tree: Tree, overrides: Sequence[str], where: str) -> RunConfig
         is_kind = sign and key.endswith(".kind")
         _apply_override(tree, f"{key.removesuffix('.kind')}={{kind: {value}}}" if is_kind else word)
     remember_secrets(tree)
-    try:
-        return RunConfig.model_validate(tree, context={"folders": [Path.cwd()]})
-    except ValidationError as error:
-        raise UsageError(describe(error, RunConfig, where)) from None
+    return _validate(tree, [Path.cwd()], where)
 
 
 def files_of_config(path: Path) -> list[Path]:

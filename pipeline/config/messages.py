@@ -53,6 +53,22 @@ def _sentence(fault: Any, root: type[Any]) -> str:
     return f"{location}: {what}"
 
 
+def truth_values_as_numbers(given: Any, checked: Any, key: str = "") -> Iterator[tuple[str, bool]]:
+    """Yield each truth value that was taken for a number, with its dotted key: ``on`` would be a rate of 1.0.
+
+    ``checked`` is what pydantic made of ``given``: of a truth value it makes a number wherever one is expected.
+    """
+    if isinstance(given, bool):
+        if type(checked) in (int, float):
+            yield key, given
+    elif isinstance(given, dict) and isinstance(checked, dict):
+        for name in (name for name in given if name in checked):
+            yield from truth_values_as_numbers(given[name], checked[name], f"{key}.{name}".lstrip("."))
+    elif isinstance(given, list | tuple) and isinstance(checked, list | tuple):
+        for index, (one, other) in enumerate(zip(given, checked, strict=False)):
+            yield from truth_values_as_numbers(one, other, f"{key}.{index}")
+
+
 def found(value: Any, key: str = "") -> str:
     """Return a value for a message; what may hold a secret, as all that is given for file systems, by its type."""
     is_secret = isinstance(value, dict) or key.split(".", maxsplit=1)[0] == "storage" or is_secret_name(key)

@@ -37,8 +37,7 @@ def fit_ours(embeddings: Artifact, case: Case, threads: int) -> Callable[[], Row
 
     def fit() -> Rows:
         fit_gaussians.run(config, {"embed_clip": embeddings}, output, context)
-        means: Rows = read_gaussians(output).means.numpy()
-        return means
+        return read_gaussians(output).means
 
     return fit
 

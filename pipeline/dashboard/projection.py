@@ -39,9 +39,7 @@ class Projection:
     def of(cls, gaussians: Artifact, embeddings: Artifact) -> "Projection":
         """Project the Gaussians and some embeddings, evenly chosen."""
         fitted = read_gaussians(gaussians)
-        means, stds, counts = (
-            tensor.numpy().astype(np.float64) for tensor in (fitted.means, fitted.stds, fitted.counts)
-        )
+        means, stds, counts = (array.astype(np.float64) for array in (fitted.means, fitted.stds, fitted.counts))
         rows, positions = _some_rows(embeddings)
         centre = rows.mean(axis=0)
         _, singular, axes = np.linalg.svd(rows - centre, full_matrices=False)

@@ -21,7 +21,7 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
     if not artifact.is_complete:
         return
     fitted = read_gaussians(artifact)
-    counts, means, stds = (tensor.numpy() for tensor in (fitted.counts, fitted.means, fitted.stds))
+    counts, means, stds = fitted.counts, fitted.means, fitted.stds
     order = np.argsort(-counts, kind="stable")
     rows = [
         (int(g), int(counts[g]), f"{counts[g] / counts.sum():.2%}", f"{float(stds[g].mean()):.4g}")

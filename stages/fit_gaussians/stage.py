@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from cluster.mapping import map_in_process
 from cluster.owned_folders import scratch_folder
@@ -107,7 +107,7 @@ class Initialization:
             )
 
     def _last_means(self, last: Artifact, width: int) -> Float[Tensor, "gauss embed"]:
-        means, expected = read_gaussians(last).means, (self.config.num_gaussians, width)
+        means, expected = from_numpy(read_gaussians(last).means), (self.config.num_gaussians, width)
         if means.shape != expected:
             raise InputFault(
                 f"fit_gaussians.grown_from: {last.fingerprint} has means of shape {tuple(means.shape)}: expected "

@@ -5,6 +5,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from stages.contract.documents import Document
 from stages.contract.errors import ArtifactError, DamagedFile
 from stages.contract.parsing import parsing
@@ -13,9 +16,6 @@ from stages.storage.artifact import Artifact, Output
 from stages.storage.folder import CHECKPOINTS
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
-
     from models.gaussians.kmeans import FittedGaussians, KMeansState
 
 _GAUSSIANS = "gaussians.safetensors"
@@ -48,11 +48,11 @@ class GaussianFit(Document):
 
 @dataclass(frozen=True)
 class StoredGaussians:
-    """The tensors of the Gaussians."""
+    """The arrays of the Gaussians: without torch, as the driver of a run reads them for its report."""
 
-    means: "Float[Tensor, 'gauss embed']"
-    stds: "Float[Tensor, 'gauss embed']"
-    counts: "Int[Tensor, 'gauss']"
+    means: Float[np.ndarray, "gauss embed"]
+    stds: Float[np.ndarray, "gauss embed"]
+    counts: Int[np.ndarray, "gauss"]
 
 
 def write_gaussians(output: Output, fitted: "FittedGaussians", fit: GaussianFit) -> None:
@@ -68,12 +68,12 @@ def write_gaussians(output: Output, fitted: "FittedGaussians", fit: GaussianFit)
 
 
 def read_gaussians(artifact: Artifact) -> StoredGaussians:
-    """Return the Gaussians, on the CPU."""
-    from safetensors.torch import load_file
+    """Return the Gaussians."""
+    from safetensors.numpy import load_file
 
     with parsing(lambda reason: _unreadable(artifact, reason)):
         found = load_file(artifact.local(_GAUSSIANS))
-        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+        shapes = {name: array.shape for name, array in found.items()}
         means = shapes.get("means", ())
         if len(means) != 2 or shapes != {"means": means, "stds": means, "counts": means[:1]}:
             raise ValueError(f"tensors {shapes}")

@@ -81,7 +81,7 @@ class PriorTask:
             order=self._order_of(train),
             images=images,
             images_order=None if images is None else self._order_of(images),
-            gaussians=None if fitted is None else (fitted.means, fitted.stds),
+            gaussians=None if fitted is None else (torch.from_numpy(fitted.means), torch.from_numpy(fitted.stds)),
             spec=spec,
             whole_batch=whole_batch_of(rank_info),
         )

@@ -18,6 +18,7 @@ SMALL = (
     "tracking.register_model=false evaluate=null generate.prompts.num=4 generate.decoder.num_steps=2 "
     "train_clip.resources.cpus_per_worker=1 train_prior.resources.cpus_per_worker=1 "
     "train_decoder.resources.cpus_per_worker=1 generate.resources.cpus_per_worker=1 "
+    "generate.resources.num_workers=1 "
     "train_clip.training.num_steps=4 train_clip.training.warmup_steps=1 "
     "train_clip.training.validation_interval=2 train_clip.training.batch_size=16 "
     "train_prior.training.num_steps=6 train_prior.training.warmup_steps=1 "

@@ -21,6 +21,7 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError
 
@@ -249,14 +250,34 @@ def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:
 
 
 class _Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray Train without two actors whose imports would slow down the workers'.
+    """Ray Train without three actors whose imports would slow down the workers'.
 
-    One hands out Ray's own datasets; what the other one does is done by :mod:`cluster.placement`.
+    One hands out Ray's own datasets; what the second one does is done by :mod:`cluster.placement`; for the third see
+    :class:`_GroupsOwnDemand`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = DatasetsCallback | PlacementGroupCleanerCallback
         return [each for each in super()._create_default_callbacks() if not isinstance(each, unused)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        return super()._initialize_and_run_controller(
+            **parts | {"scaling_policy": _GroupsOwnDemand(self.scaling_config)}
+        )
+
+
+class _GroupsOwnDemand(FixedScalingPolicy):  # type: ignore[misc]
+    """A fixed number of workers, asked for by their placement group alone, which an autoscaler sees while it waits.
+
+    Ray Train's own policy also asks an actor that divides nodes between it and Ray's own datasets, and starts no worker
+    before that one has started: 2.5 s of a training's start, for an import of Ray's datasets.
+    """
+
+    def _send_resource_request(self) -> None: ...
+
+    def _maybe_send_resource_request(self) -> None: ...
+
+    def _cancel_resource_request(self) -> None: ...
 
 
 def _trainer(work: tuple[TrainFunction, Any], group: TrainGroup, send: Sender, scratch: str) -> DataParallelTrainer:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from cluster.errors import TrainingLost
 from cluster.ray_train import launch_with_ray_train
@@ -65,6 +66,8 @@ def fail_on_last_rank(folder: Path, emit: Callable[[Any], None]) -> None:
 def test_two_processes_without_zero_train_as_one_does(tmp_path: Path) -> None:
     alone = run(tmp_path / "one", 0, LineTask(dropout=False))
     assert run(tmp_path / "two", 2, LineTask(dropout=False), zero_stage=0) == pytest.approx(alone, rel=1e-4)
+    named = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    assert "AutoscalingCoordinator" not in named  # Ray Train's, which would also outlive the job on a cluster
 
 
 def give_rank(payload: tuple[int, Path], emit: Callable[[Any], None]) -> int:

@@ -65,17 +65,17 @@ imports: setup
 PROCESSES = logical
 PARALLEL = --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 15
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL)
-# `make test` measures the branches that the fast tests pass through, and holds the figures (CONTRIBUTING.md).
-UNIT = $(PYTEST)
-HOLD = @true
-test: UNIT = $(BIN)/coverage erase && OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(PARALLEL)
-test: HOLD = $(BIN)/coverage combine -q && $(BIN)/coverage report --include='models/*' --fail-under=98 \
-	&& $(BIN)/coverage report --omit='models/*' --fail-under=74
 
 test-fast: setup
-	$(PYTEST) tests/architecture
-	$(UNIT) tests/unit tests/numerics
-	$(HOLD)
+	$(PYTEST) tests/architecture tests/unit tests/numerics
+
+# Measures the branches that the fast tests pass through, and holds the figures (CONTRIBUTING.md).
+coverage: setup
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(PARALLEL) tests/unit tests/numerics
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --include='models/*' --fail-under=98
+	$(BIN)/coverage report --omit='models/*' --fail-under=74
 
 test-integration: setup
 	$(PYTEST) tests/integration
@@ -96,6 +96,10 @@ test-fuzz: setup
 test-slow: PROCESSES = $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))')
 test-slow: setup
 	$(PYTEST) tests/e2e tests/browser tests/integration tests/hostile
+
+# What `make test` leaves out: tests of a minute or more, each beside another one of the same promise.
+test-thorough: setup
+	$(PYTEST) -m thorough tests/e2e tests/integration
 
 test: check test-slow test-last
 

@@ -167,8 +167,10 @@ def test_curves_are_zoomed_smoothed_and_laid_over_one_another(watched: Watched, 
         " runs.every((run) => one.ariaLabel.includes(`${run}: from`)))",
         arg=[run, "hostile-1"],
     )
-    assert chart.locator(".u-series").all_inner_texts()[1].strip().startswith(run)
-    assert chart.locator(".u-series").count() == 3  # of them the first is time
+    series = chart.locator(".u-series")  # drawn after the words
+    series.nth(2).wait_for()
+    assert series.all_inner_texts()[1].strip().startswith(run)
+    assert series.count() == 3  # of them the first is time
     check(page)
 
 

@@ -32,6 +32,7 @@ def test_the_house_stands_with_the_toys_in_it(house: Path) -> None:
     python(house, "pytest", "-q", "-p", "no:cacheprovider", *files, "tests/unit/models/decoders/test_flat_color.py")
 
 
+@pytest.mark.thorough
 def test_the_toys_work(house: Path, unchanged: tuple[Path, Finished], tmp_path: Path) -> None:
     """Beside the smoke experiment, whose data and prior they take."""
     store = str(shutil.copytree(unchanged[0], tmp_path / "store"))

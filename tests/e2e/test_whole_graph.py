@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from pipeline.config.loading import load_config
@@ -59,15 +60,19 @@ def _seconds_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_a_decoder_key_reruns_the_decoder_and_what_follows(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
-    store = shutil.copytree(undisturbed[0], tmp_path / "store")
-    change = ["train_decoder.training.learning_rate=0.0005", f"store={store}"]
+def test_a_decoder_key_reruns_the_decoder_and_what_follows(undisturbed: tuple[Path, Finished]) -> None:
+    change = ["train_decoder.training.learning_rate=0.0005", f"store={undisturbed[0]}"]
     plan = corgi("plan", SMOKE, *change, "--json").document["stages"]
     assert {s["name"]: s["state"] for s in plan if s["state"] != "done"} == dict.fromkeys(
         ["train_decoder", "generate", "evaluate"], "new"
     )
     assert "training.learning_rate" in next(s["reason"] for s in plan if s["name"] == "train_decoder")
-    done = corgi("run", SMOKE, *change, "--json")
+
+
+@pytest.mark.thorough
+def test_what_a_decoder_key_changes_is_run_and_nothing_else(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+    store = shutil.copytree(undisturbed[0], tmp_path / "store")
+    done = corgi("run", SMOKE, "train_decoder.training.learning_rate=0.0005", f"store={store}", "--json")
     assert done.code == 0, done.err
     rerun = {name for name, state in done.states.items() if state == "done"}
     assert rerun == {"train_decoder", "generate", "evaluate"}

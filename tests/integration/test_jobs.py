@@ -148,7 +148,12 @@ def test_a_process_that_has_had_a_ray_of_its_own_can_use_a_cluster(head: Head, t
 
 @pytest.mark.timeout(2 * LONGEST)  # the whole graph, twice, on a machine that may be busy
 def test_ray_job_submit_runs_the_smoke_experiment(head: Head, project: Path, store: Path) -> None:
-    overrides = [f"store={store}", "embed_clip.text_states.t5.path=t5", "embed_clip.text_states.t5.max_length=8"]
+    overrides = [
+        f"store={store}",
+        "evaluate=null",
+        "embed_clip.text_states.t5.path=t5",
+        "embed_clip.text_states.t5.max_length=8",
+    ]
     command = [
         str(BIN / "ray"), "job", "submit", "--address", head.address, "--working-dir", str(project), "--",
         "python", "-m", "pipeline", "run", "smoke.yaml", *overrides,

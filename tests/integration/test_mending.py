@@ -138,6 +138,7 @@ def test_a_run_makes_damaged_units_of_finished_stages_again(tmp_path: Path, monk
     assert {stage.state for stage in make_plan(experiment.config, experiment.store).stages.values()} == {"done"}
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("local_ray")
 def test_who_streams_from_a_stage_that_waits_for_damage_makes_room_for_its_maker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

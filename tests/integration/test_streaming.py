@@ -260,6 +260,7 @@ def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server:
     assert experiment.artifact("download_shards").exists(COMPLETE)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("local_ray")
 def test_a_stage_may_lose_its_process_again_once_it_has_got_further(
     experiment: Experiment, server: ImageServer, undisturbed: Any

@@ -63,11 +63,10 @@ def fail_on_last_rank(folder: Path, emit: Callable[[Any], None]) -> None:
         raise KeyError("the key that is missing")
 
 
+@pytest.mark.thorough
 def test_two_processes_without_zero_train_as_one_does(tmp_path: Path) -> None:
     alone = run(tmp_path / "one", 0, LineTask(dropout=False))
     assert run(tmp_path / "two", 2, LineTask(dropout=False), zero_stage=0) == pytest.approx(alone, rel=1e-4)
-    named = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-    assert "AutoscalingCoordinator" not in named  # Ray Train's, which would also outlive the job on a cluster
 
 
 def give_rank(payload: tuple[int, Path], emit: Callable[[Any], None]) -> int:
@@ -97,6 +96,8 @@ def test_rank_0_gives_the_result_and_it_is_reported_on_which_machine_the_ranks_a
     assert launch_in_process(give_rank, (5, go_on), TrainGroup(), print) == 5
     with pytest.raises(ValueError, match="found 2 workers"):
         launch_in_process(give_rank, (5, go_on), group, print)
+    named = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    assert "AutoscalingCoordinator" not in named  # Ray Train's, which would also outlive the job on a cluster
 
 
 def hang_once_and_chatter(started: Path, emit: Callable[[Any], None]) -> str:

@@ -53,7 +53,7 @@ def _contents(store: str, s3: S3Server) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("sign", [pytest.param(signal.SIGKILL, marks=pytest.mark.thorough), signal.SIGSTOP])
 def test_the_second_takes_over_and_nothing_of_the_first_counts_any_more(
     store: str, s3: S3Server, tmp_path: Path, sign: signal.Signals
 ) -> None:

@@ -167,7 +167,7 @@ def test_curves_are_zoomed_smoothed_and_laid_over_one_another(watched: Watched, 
         " runs.every((run) => one.ariaLabel.includes(`${run}: from`)))",
         arg=[run, "hostile-1"],
     )
-    series = chart.locator(".u-series")  # drawn after the words
+    series = chart.locator(".u-series")  # which come after the words
     series.nth(2).wait_for()
     assert series.all_inner_texts()[1].strip().startswith(run)
     assert series.count() == 3  # of them the first is time

@@ -97,7 +97,7 @@ test-slow: PROCESSES = $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count()
 test-slow: setup
 	$(PYTEST) tests/e2e tests/browser tests/integration tests/hostile
 
-# What `make test` leaves out: tests of a minute or more, each beside another one of the same promise.
+# What `make test` leaves out: tests of a minute or more, where others show most of what they show.
 test-thorough: setup
 	$(PYTEST) -m thorough tests/e2e tests/integration
 

@@ -46,6 +46,7 @@ def train(
     return {one.step: one.values["loss"] for one in events if isinstance(one, Metrics) and "loss" in one.values}, output
 
 
+@pytest.mark.thorough
 def test_two_processes_train_a_decoder_of_several_sizes_as_one_does(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path / "inputs")
     alone, one = train(inputs, tmp_path / "one", launch_in_process, 1)

@@ -21,6 +21,7 @@ from tests.factories import folder_digests, make_context, save_tiny_clip, save_t
 IMAGES = 150  # three units of each set
 
 
+@pytest.mark.thorough
 def test_two_workers_make_what_one_process_does(tmp_path: Path) -> None:
     clip = save_tiny_clip(tmp_path / "clip")
     inputs: dict[str, Artifact] = {

@@ -162,6 +162,7 @@ def test_who_streams_from_a_stage_that_waits_for_damage_makes_room_for_its_maker
     assert experiment.artifact("embed_clip").unit_names() == experiment.artifact("caption_images").unit_names()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("local_ray")
 def test_what_another_driver_makes_again_costs_the_stage_that_met_it_alone(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)

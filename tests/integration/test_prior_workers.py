@@ -39,7 +39,7 @@ def run(
     return losses
 
 
-@pytest.mark.parametrize("kind", ["shifted", "projection"])
+@pytest.mark.parametrize("kind", [pytest.param("shifted", marks=pytest.mark.thorough), "projection"])
 def test_the_loss_curve_does_not_depend_on_the_workers(tmp_path: Path, kind: str) -> None:
     inputs, left = inputs_for(kind, tmp_path / "data", num_captions=2), tmp_path / "left"
     alone = run(kind, inputs, tmp_path / "alone", 1, half_trained=left)

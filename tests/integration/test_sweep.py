@@ -41,7 +41,7 @@ def write_sweep(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_another_driver_makes_does_not_end_the_sweep(tmp_path: Path) -> None:
     sweep, words = load_sweep(write_sweep(tmp_path)), ["tracking.register_model=false"]

@@ -269,8 +269,8 @@ class _Trainer(DataParallelTrainer):  # type: ignore[misc]
 class _GroupsOwnDemand(FixedScalingPolicy):  # type: ignore[misc]
     """A fixed number of workers, asked for by their placement group alone, which an autoscaler sees while it waits.
 
-    Ray Train's own policy also asks an actor that divides nodes between it and Ray's own datasets, and starts no worker
-    before that one has started: 2.5 s of a training's start, for an import of Ray's datasets.
+    Ray Train's own policy also asks an actor that divides nodes between it and Ray's own datasets. It starts no worker
+    before that one has imported these, and leaves it on the cluster at the end.
     """
 
     def _send_resource_request(self) -> None: ...

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from pipeline.config.merging import merge
-from pipeline.config.messages import describe, found, keys_of, models_in, truth_values_as_numbers
+from pipeline.config.messages import describe, describe_truth_values, found, keys_of, models_in
 from pipeline.config.recorded import without_masks
 from pipeline.config.schema import CAPTION_IMAGES, SHARED, STAGES, ReuseConfig, RunConfig
 from pipeline.config.yaml_files import DEEPEST, LARGEST_OVERRIDE, parse_yaml, read_yaml
@@ -43,10 +43,8 @@ def _validate(tree: Tree, folders: Sequence[Path], where: str) -> RunConfig:
         config = RunConfig.model_validate(tree, context={"folders": folders})
     except ValidationError as error:
         raise UsageError(describe(error, RunConfig, where)) from None
-    if wrong := list(truth_values_as_numbers(tree, config.model_dump())):
-        raise UsageError(
-            "\n".join(f"{where}: {key}: found {str(value).lower()}; expected a number" for key, value in wrong)
-        )
+    if wrong := describe_truth_values(tree, config.model_dump(), where):
+        raise UsageError(wrong)
     return config
 
 

@@ -24,7 +24,17 @@ _IN_YAML = {
 
 def describe(error: ValidationError, root: type[Any], where: str) -> str:
     """Return one line per fault; ``where`` is the file that the reader has to open."""
-    lines = dict.fromkeys(f"{where}: {_sentence(fault, root)}" for fault in error.errors(include_url=False))
+    return _listed([_sentence(fault, root) for fault in error.errors(include_url=False)], where)
+
+
+def describe_truth_values(given: Any, checked: Any, where: str) -> str:
+    """Return one line per truth value that was taken for a number; empty: there is none."""
+    wrong = _truth_values_as_numbers(given, checked)
+    return _listed([f"{key}: found {str(value).lower()}; expected a number" for key, value in wrong], where)
+
+
+def _listed(sentences: list[str], where: str) -> str:
+    lines = dict.fromkeys(f"{where}: {sentence}" for sentence in sentences)
     further = [f"{where}: and {len(lines) - MOST_FAULTS} more"] if len(lines) > MOST_FAULTS else []
     return "\n".join([one_line(line, LONGEST_FAULT) for line in lines][:MOST_FAULTS] + further)
 
@@ -53,7 +63,7 @@ def _sentence(fault: Any, root: type[Any]) -> str:
     return f"{location}: {what}"
 
 
-def truth_values_as_numbers(given: Any, checked: Any, key: str = "") -> Iterator[tuple[str, bool]]:
+def _truth_values_as_numbers(given: Any, checked: Any, key: str = "") -> Iterator[tuple[str, bool]]:
     """Yield each truth value that was taken for a number, with its dotted key: ``on`` would be a rate of 1.0.
 
     ``checked`` is what pydantic made of ``given``: of a truth value it makes a number wherever one is expected.
@@ -63,10 +73,10 @@ def truth_values_as_numbers(given: Any, checked: Any, key: str = "") -> Iterator
             yield key, given
     elif isinstance(given, dict) and isinstance(checked, dict):
         for name in (name for name in given if name in checked):
-            yield from truth_values_as_numbers(given[name], checked[name], f"{key}.{name}".lstrip("."))
+            yield from _truth_values_as_numbers(given[name], checked[name], f"{key}.{name}".lstrip("."))
     elif isinstance(given, list | tuple) and isinstance(checked, list | tuple):
         for index, (one, other) in enumerate(zip(given, checked, strict=False)):
-            yield from truth_values_as_numbers(one, other, f"{key}.{index}")
+            yield from _truth_values_as_numbers(one, other, f"{key}.{index}")
 
 
 def found(value: Any, key: str = "") -> str:

@@ -75,6 +75,9 @@ class _BoundedLoader(yaml.SafeLoader):
                 self._check(item, key)
 
     def _require_different_keys(self, node: Any, above: str) -> None:
+        merges = [key_node for key_node, _ in node.value if key_node.tag == _MERGE]
+        if len(merges) > 1:
+            raise _fault("the key << is given twice; merge a list: `<<: [*one, *other]`", merges[1])
         seen = set()
         for key_node in (key_node for key_node, _ in node.value if key_node.tag != _MERGE):
             if not isinstance(key_node, yaml.ScalarNode):

@@ -28,6 +28,7 @@ def gc(
     """Show, and with --delete delete, what a store holds that no kept run needs.
 
     All runs are kept unless --forget, --keep-last or --older-than says otherwise, and those that are not over always.
+    The exit code is 1 where --delete left something that it was to delete.
     """
     from pipeline.console import Terminal
     from pipeline.gc.garbage import Choice, find_garbage
@@ -46,13 +47,15 @@ def gc(
     deleted = garbage.size - sum(item.size for item, _ in left) if delete else 0
     if as_json:
         echo(json.dumps(_document(garbage, deleted, {item.folder.uri: why for item, why in left}), indent=1))
-        return
-    for item, why in left:
-        echo(f"left: {item.what} {item.folder.uri}: {why}", err=True)
-    if delete:
-        echo(f"deleted: {deleted / 1e6:,.1f} MB")
-    elif garbage.items:
-        echo(f"nothing was deleted; --delete frees {garbage.size / 1e6:,.1f} MB")
+    else:
+        for item, why in left:
+            echo(f"left: {item.what} {item.folder.uri}: {why}", err=True)
+        if delete:
+            echo(f"deleted: {deleted / 1e6:,.1f} MB")
+        elif garbage.items:
+            echo(f"nothing was deleted; --delete frees {garbage.size / 1e6:,.1f} MB")
+    if left:
+        raise typer.Exit(1)
 
 
 def _table(garbage: "Garbage") -> "PlainTable":

@@ -22,10 +22,30 @@ def _absolute(path: Path) -> Path:
         raise ValueError(f"found {one_line(path, 200)}, which is no path here: {error}") from None
 
 
+def _carried_as_json(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the options; ValueError: a variable of the environment would not carry one of them as it is."""
+    for protocol, values in options.items():
+        for name, value in values.items():
+            try:
+                is_carried = json.loads(json.dumps(value, allow_nan=False)) == value
+            except (TypeError, ValueError):
+                is_carried = False
+            if not is_carried:
+                raise ValueError(
+                    f"{one_line(f'{protocol}.{name}', 100)}: expected a text, a finite number, true, false or null, or "
+                    "lists and mappings of these, with texts as keys; write dates and the like in quotes"
+                )
+    return options
+
+
 class StorageConfig(ConfigModel):
     """Options of fsspec's file systems, which every process of a run gets as environment variables."""
 
-    options: Annotated[dict[str, dict[str, Any]], PlainSerializer(redact_options, when_used="json")] = Field(
+    options: Annotated[
+        dict[str, dict[str, Any]],
+        AfterValidator(_carried_as_json),
+        PlainSerializer(redact_options, when_used="json"),
+    ] = Field(
         default_factory=dict,
         repr=False,
         description="by protocol, such as {s3: {endpoint_url: https://…, config_kwargs: {connect_timeout: 20}}}; "

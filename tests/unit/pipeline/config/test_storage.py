@@ -1,8 +1,12 @@
 """The section of storage: what it hands to the processes of a run, and what it refuses to keep."""
 
 import json
+from datetime import date
+from math import inf, nan
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.config.storage import StorageConfig
 
@@ -31,3 +35,17 @@ def test_what_may_be_secret_works_and_is_not_shown(options, shown):
     assert json.loads(next(iter(section.environment().values()))) == next(iter(options.values()))
     assert section.shown()["options"] == (options if shown is None else shown)
     assert "hidden" not in repr(section)
+
+
+@pytest.mark.parametrize(
+    "value", [date(2026, 1, 1), b"hidden", {"hidden"}, inf, [1, {"a": nan}], {"a": {1: 2}}, {inf: 1}]
+)
+def test_what_a_variable_cannot_carry_is_refused_by_its_name_alone(value: Any) -> None:
+    with pytest.raises(ValidationError, match=r"s3\.expiry: expected a text, a finite number") as caught:
+        StorageConfig(options={"s3": {"key": "hidden", "expiry": value}})
+    assert "hidden" not in str(caught.value.errors(include_input=False))
+
+
+@pytest.mark.parametrize("value", ["x", 2, 0.5, True, None, ["x", [1, None]], {"a": {"b": []}}])
+def test_what_json_carries_is_kept_as_it_is(value: Any) -> None:
+    assert json.loads(StorageConfig(options={"s3": {"a": value}}).environment()["FSSPEC_S3"]) == {"a": value}

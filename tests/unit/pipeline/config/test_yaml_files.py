@@ -39,7 +39,10 @@ REFUSED = {
     "key twice, merged": ("a: &a {b: 1, b: 2}\nc: {<<: *a}\n", "line 1, column 14: the key 'b' is given twice"),
     "key twice, merged in place": ("c: {<<: {b: 1, b: 2}}\n", "line 1, column 16: the key 'b' is given twice"),
     "key twice, beside a merge": ("a: &a {b: 1}\nc: {<<: *a, b: 2, b: 3}\n", "line 2, column 19: the key 'b'"),
-    "two merges": ("a: &a {b: 1}\nc: &c {d: 1}\ne:\n  <<: *a\n  <<: *c\n", "line 5, column 3: the key << is given twice"),
+    "two merges": (
+        "a: &a {b: 1}\nc: &c {d: 1}\ne:\n  <<: *a\n  <<: *c\n",
+        "line 5, column 3: the key << is given twice",
+    ),
     "a date that is none": ("a: 1\nb: 2001-13-45", "line 2, column 4: a value cannot be read as a date (ValueError)"),
     "a date by tag": ("a: !!timestamp x", "line 1, column 4: a value cannot be read as a date"),
     "a truth by tag": ("a: !!bool x", "line 1, column 4: a value cannot be read"),

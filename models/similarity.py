@@ -1,4 +1,4 @@
-"""Measures between generated and true embeddings (method section 5).
+"""Measures between generated and true embeddings.
 
 A cosine to the true embedding alone can be gamed, because the mean wins: report beside it the cosine to unrelated
 embeddings, the ratios of norm and variance, the retrieval rank, a distance between the two distributions, and the

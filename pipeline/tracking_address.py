@@ -94,11 +94,16 @@ def sqlite_path(address: str) -> Path | None:
     return None
 
 
+def own_database(workspace: Path | None) -> Path:
+    """Return where runs are recorded without a tracking.uri: in the workspace, or in ~/.corgi for a remote store."""
+    return (workspace or user_folder()) / _OWN
+
+
 def default_tracking_uri(workspace: Path | None) -> str:
     """Return SQLite inside the workspace, or below the home folder where the store is remote."""
-    folder = workspace or user_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    database = folder.resolve() / _OWN
+    database = own_database(workspace)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    database = database.parent.resolve() / database.name
     database.touch(0o600)  # its owner alone reads what is recorded
     return sqlite_address(database)
 

@@ -1,1 +1,1 @@
-"""Decoders: from a CLIP image embedding to an image (method section 3). Specs and registry import no torch."""
+"""Decoders: from a CLIP image embedding to an image. Specs and registry import no torch."""

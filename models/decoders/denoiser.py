@@ -1,7 +1,6 @@
 """What all decoders by diffusion share: the loss and the guided prediction, of pixels or of latents.
 
-After training, a network may be fine-tuned on image and text embeddings together (Shifted Diffusion, arXiv 2211.15388;
-method section 3).
+After training, a network may be fine-tuned on image and text embeddings together (Shifted Diffusion, arXiv 2211.15388).
 
 Symbols: x_0 = what is noised, x_t = noisy: [batch, channel, row, column]; u = standardized image embedding, v = that of
 a text: [batch, embed].

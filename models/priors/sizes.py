@@ -1,6 +1,6 @@
 """Named sizes of the priors' network; ``small`` and ``large`` are the released priors of Shifted Diffusion.
 
-Paper: Shifted Diffusion for Text-to-image Generation (arXiv 2211.15388); method section 2: 16 or 20 layers of width
+Paper: Shifted Diffusion for Text-to-image Generation (arXiv 2211.15388): 16 or 20 layers of width
 2048 with 32 heads, about 1.07 B and 1.34 B weights.
 
 A layer of width w holds 3 w^2 (queries, keys, values) + w^2 (attention out) + 3 f w^2 (the gated feed-forward, f its

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 from pipeline.store import Store
+from pipeline.tracking_address import own_database
 from stages.contract.errors import StageError
 from stages.contract.texts import one_line
 from stages.formats.stored_models import local_model, model_in
 
 _SHOWN = 200
-_DATABASES = {
-    "digests.db": "delete it: what it holds is read anew",
-    "mlflow.db": "restore it from a copy, or move it away: the next run begins another",
-}
+_DELETE = "delete it: what it holds is read anew"
+_RESTORE = "restore it from a copy, or move it away: the next run begins another"
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,11 @@ def check_documents(store: Store, runs: list[str]) -> Iterator[DocumentFault | N
             yield None
         except StageError as error:
             yield DocumentFault(f"models/{digest}", str(error))
-    for name, remedy in _DATABASES.items():
-        path = store.local_base / name
+    for path, remedy in ((store.digests, _DELETE), (own_database(store.local_root), _RESTORE)):
         if path.is_file():
             found = check_database(path)
             message = f"store: {path}: found {found}: expected a whole SQLite database: {remedy}"
-            yield None if found is None else DocumentFault(name, message)
+            yield None if found is None else DocumentFault(path.name, message)
 
 
 def check_database(path: Path) -> str | None:

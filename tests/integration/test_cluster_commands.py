@@ -74,7 +74,7 @@ class Shell:
 
     def _localized(self, command: str) -> str:
         for documented, port in self.ports.items():
-            command = re.sub(rf"\b(?:HEAD|head):{documented}\b", f"127.0.0.1:{port}", command)
+            command = re.sub(rf"\b(?:HEAD|127\.0\.0\.1):{documented}\b", f"127.0.0.1:{port}", command)
         return re.sub(r"store=\S+", f"store={self.folder}/store", command)
 
 

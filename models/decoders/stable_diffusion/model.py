@@ -1,7 +1,7 @@
 """A Stable Diffusion U-Net conditioned on an image embedding in place of its own text states.
 
 Papers: Rombach et al. (arXiv 2112.10752) for the model; Shifted Diffusion (arXiv 2211.15388) for the fine-tuning: one
-linear layer makes four tokens of the embedding, which replace the text context (method section 3).
+linear layer makes four tokens of the embedding, which replace the text context.
 
 Symbols: z = latents of the checkpoint's autoencoder; x_0 = scaling_factor (z - shift_factor): [batch, 4, row, column];
 u = standardized embedding: [batch, embed].

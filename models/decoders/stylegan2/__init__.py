@@ -1,1 +1,1 @@
-"""StyleGAN2 conditioned on a CLIP image embedding (method section 3)."""
+"""StyleGAN2 conditioned on a CLIP image embedding."""

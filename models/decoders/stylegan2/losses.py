@@ -80,7 +80,7 @@ def block_cosines(left: Rows, right: Rows, blocks: Sequence[int] | None = None) 
 
 
 def pseudo_text(embeddings: Rows, noise: Rows, xi: float) -> Rows:
-    """Return h = z + xi |z| eps / |eps|, brought back to the length of z (method section 3; Lafite eq. 1).
+    """Return h = z + xi |z| eps / |eps|, brought back to the length of z (Lafite, arXiv 2111.13792, eq. 1).
 
     For eps standard normal of many dimensions, cos(h, z) is near 1 / sqrt(1 + xi^2).
     """

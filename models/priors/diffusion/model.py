@@ -1,6 +1,6 @@
 """The diffusion prior: from a caption to a CLIP image embedding.
 
-Paper: Shifted Diffusion for Text-to-image Generation (CVPR 2023, arXiv 2211.15388); method section 2.
+Paper: Shifted Diffusion for Text-to-image Generation (CVPR 2023, arXiv 2211.15388).
 The baseline (DALL-E 2) is the same code over the bank that holds only N(0, I).
 
 The process and the loss work on raw embeddings. Only the network's own input and output are rescaled, by numbers

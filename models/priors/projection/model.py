@@ -11,7 +11,7 @@ Symbols: z_0 = image embedding [batch, embed]; e = CLIP text embedding of its ca
 sigma = root mean square of the training embeddings' standard deviations, which frees lambda from the CLIP's scale (the
 paper's embeddings are of one scale). Two changes: captions that several images share are no negatives of one another
 (the paper's captions are all different), and where a caption is left out there is no L_cls. With several workers the
-batch of L_cls is each worker's own part.
+batch of L_cls is that of all workers together.
 """
 
 from collections.abc import Mapping, Sequence

@@ -33,7 +33,7 @@ class LoraTuning(ConfigModel):
 
 
 class StableDiffusionConfig(TextTunedConfig):
-    """Fine-tune a Stable Diffusion 1.x or 2.x checkpoint on all images."""
+    """Fine-tune a Stable Diffusion 1.x, 2.x or XL checkpoint on all images."""
 
     code_version: ClassVar[int] = 4
 

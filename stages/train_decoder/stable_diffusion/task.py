@@ -49,7 +49,7 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
             return self.config.spec(self.data.embed_dim, read_configs(self.config.source))
         except ValueError as error:
             raise InputFault(
-                f"train_decoder: {self.config.source}: {error}: name a checkpoint of SD 1.x or 2.x, or another "
+                f"train_decoder: {self.config.source}: {error}: name a checkpoint of SD 1.x, 2.x or XL, or another "
                 "train_decoder.resolution"
             ) from error
 

@@ -148,9 +148,9 @@ def test_the_command_shows_first_and_deletes_when_asked(store: Store) -> None:
 def test_the_command_fails_where_something_was_left(store: Store) -> None:
     with Store(store.uri).lock([store.artifact("embed_clip", "stray")]):
         found = CliRunner().invoke(app, ["gc", "--store", store.uri, "--delete", "--json"])
-        told = CliRunner().invoke(app, ["gc", "--store", store.uri, "--delete"])
-    assert (found.exit_code, told.exit_code) == (1, 1)
+        shown = CliRunner().invoke(app, ["gc", "--store", store.uri, "--delete"])
+    assert (found.exit_code, shown.exit_code) == (1, 1)
     document = json.loads(found.stdout)
     assert document["deleted_bytes"] == 2
     assert [uri.rsplit("/", 1)[-1] for uri in document["left"]] == ["stray"]
-    assert "left: artifact" in told.stderr
+    assert "left: artifact" in shown.stderr

@@ -178,6 +178,8 @@ def _is_ignored(path: Path, specs: Sequence[tuple[Path, GitIgnoreSpec]], suffix:
 
 def _why_not_folder(path: Path, store: Path | None, specs: Sequence[tuple[Path, GitIgnoreSpec]]) -> Reason | None:
     name = path.name.lower()
+    if not name.isprintable():  # nor are the names of what is in it, which the package could not hold
+        return Reason.SPECIAL
     if _matches(name, _SECRET_FOLDERS) and not (path / "__init__.py").exists():
         return Reason.SECRET
     if _matches(name, _CACHES) or any((path / mark).exists() for mark in ("pyvenv.cfg", "conda-meta", "CACHEDIR.TAG")):

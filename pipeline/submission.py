@@ -15,7 +15,7 @@ from pipeline.errors import UsageError
 from pipeline.options import STORE_VARIABLE
 from pipeline.packing import pack
 from stages.contract.secrets import is_secret_name, redact, secrets_in
-from stages.storage.filesystems import is_remote
+from stages.storage.filesystems import is_remote, root_address
 
 _USED_BY_RUNS = ("AWS_", "FSSPEC_", "MLFLOW_TRACKING_", "GOOGLE_APPLICATION_", "AZURE_", "HF_")
 
@@ -38,7 +38,7 @@ def submit_experiment(
     ]
     folder = Path.cwd()
     needed = [_inside(folder, file) for file in files_of_config(config)]
-    store = None if is_remote(loaded.store) else Path(loaded.store).expanduser().resolve()
+    store = None if is_remote(loaded.store) else Path(root_address(loaded.store))
     packed = pack(folder, needed, store)
     echo(packed.describe())
     for name, keys in packed.secrets():

@@ -141,11 +141,11 @@ def _list_index(node: list[Any], part: str, where: str) -> int:
 
 def _name_mix(tree: Tree) -> None:
     """Name the weights of pseudo-captions, where there are any, wherever captions are read: so they are recorded."""
-    if tree.get(CAPTION_IMAGES) is None and CAPTION_IMAGES not in (tree.get("reuse") or {}):
-        return
-    captions = tree.get("captions") or {}
-    if not isinstance(captions, dict):
+    reuse, captions = tree.get("reuse") or {}, tree.get("captions") or {}
+    if not (isinstance(reuse, dict) and isinstance(captions, dict)):
         return  # the schema says what is wrong
+    if tree.get(CAPTION_IMAGES) is None and CAPTION_IMAGES not in reuse:
+        return
     mix = CaptionMix().model_dump() if captions.get("mix") is None else captions["mix"]
     tree["captions"] = captions | {"mix": mix}
     for section in map(tree.get, STAGES):

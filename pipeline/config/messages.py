@@ -24,7 +24,14 @@ _IN_YAML = {
 
 def describe(error: ValidationError, root: type[Any], where: str) -> str:
     """Return one line per fault; ``where`` is the file that the reader has to open."""
-    return _listed([_sentence(fault, root) for fault in error.errors(include_url=False)], where)
+    faults = error.errors(include_url=False)
+    own = [fault for fault in faults if not (fault["type"] == "too_short" and _has_faults_below(fault["loc"], faults))]
+    return _listed([_sentence(fault, root) for fault in own], where)
+
+
+def _has_faults_below(path: tuple[Any, ...], faults: Iterable[Any]) -> bool:
+    """Return whether an item of a list is wrong: pydantic then counts the list without it."""
+    return any(len(fault["loc"]) > len(path) and fault["loc"][: len(path)] == path for fault in faults)
 
 
 def describe_truth_values(given: Any, checked: Any, where: str) -> str:

@@ -2,32 +2,50 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PlainSerializer, PositiveFloat
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PlainSerializer, PositiveFloat
 
 from stages.contract.bounds import LONGEST_WAIT, MOST_GIGABYTES
 from stages.contract.config import ConfigModel
 from stages.contract.secrets import redact_options
-from stages.contract.texts import one_line
+from stages.contract.texts import one_line, show_value
 from stages.storage.cache import FOLDER, GIGABYTES
 from stages.storage.patience import PATIENCE
+
+_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+_PROTOCOL = re.compile(r"[a-z0-9][a-z0-9+.-]*")
+
+
+def _not_empty(path: Any) -> Any:
+    if path == "":
+        raise ValueError("found '': expected a folder")
+    return path
 
 
 def _absolute(path: Path) -> Path:
     try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError(f"found {show_value(str(path))}: expected a path without NUL")
         return Path(os.path.abspath(path.expanduser()))  # links in it are checked where it is used
-    except RuntimeError as error:
-        raise ValueError(f"found {one_line(path, 200)}, which is no path here: {error}") from None
+    except (RuntimeError, UnicodeError) as error:
+        raise ValueError(f"found {one_line(path, 200)}, which is no path here: {one_line(error, 200)}") from None
 
 
 def _carried_as_json(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the options; ValueError: a variable of the environment would not carry one of them as it is."""
     for protocol, values in options.items():
+        if not _PROTOCOL.fullmatch(protocol):
+            raise ValueError(
+                f"{show_value(protocol, 100)}: expected the protocol of a file system in small letters and digits, as "
+                "in s3, which a variable FSSPEC_S3 can name"
+            )
         for name, value in values.items():
             try:
-                is_carried = json.loads(json.dumps(value, allow_nan=False)) == value
+                carried = json.dumps(value, allow_nan=False)
+                is_carried = json.loads(carried) == value and not _SURROGATE.search(carried)
             except (TypeError, ValueError):
                 is_carried = False
             if not is_carried:
@@ -51,7 +69,7 @@ class StorageConfig(ConfigModel):
         description="by protocol, such as {s3: {endpoint_url: https://…, config_kwargs: {connect_timeout: 20}}}; "
         "values that may be secret are neither recorded nor shown",
     )
-    cache: Annotated[Path, AfterValidator(_absolute)] | None = Field(
+    cache: Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)] | None = Field(
         None, description="folder for copies of remote files; none: one in the machine's temporary folder"
     )
     cache_gigabytes: PositiveFloat | None = Field(

@@ -17,6 +17,7 @@ DEEPEST: Final = 32
 MOST_VALUES: Final = 100_000
 _TAG: Final = "tag:yaml.org,2002:"
 _MERGE, _INT, _FLOAT = f"{_TAG}merge", f"{_TAG}int", f"{_TAG}float"
+_NO_DATA: Final = frozenset(f"{_TAG}{kind}" for kind in ("set", "binary", "omap", "pairs"))  # JSON has none of them
 _KINDS: Final = {f"{_TAG}timestamp": " as a date", _INT: " as an integer", _FLOAT: " as a number"}
 _OCTAL: Final = re.compile(r"[-+]?0[0-7_]+")
 _LONGEST_NUMBER: Final = 20  # characters that a message shows
@@ -64,6 +65,8 @@ class _BoundedLoader(yaml.SafeLoader):
         if id(node) in self._checked:
             return
         self._checked.add(id(node))
+        if node.tag in _NO_DATA:
+            raise _fault(f"found !!{node.tag.removeprefix(_TAG)}; write a text, a list or a mapping", node)
         if isinstance(node, yaml.ScalarNode):
             self._require_plain_number(node, key)
         elif isinstance(node, yaml.MappingNode):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.doctor.finding import Finding, Subject, error, ok, warning
 from stages.storage.cache import LocalCache
-from stages.storage.filesystems import is_remote
+from stages.storage.filesystems import is_remote, root_address
 
 _LITTLE = 10 * 2**30
 _TOO_LITTLE = 2**30
@@ -21,7 +21,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     folders = {"the temporary folder": Path(tempfile.gettempdir())}
     if subject.config is not None:
         if not is_remote(subject.config.store):
-            folders["the store"] = Path(subject.config.store).expanduser()
+            folders["the store"] = Path(root_address(subject.config.store))
         cache = subject.config.storage.cache
         folders["the cache"] = cache.expanduser() if cache else LocalCache.of_this_machine().folder
     for name, folder in folders.items():

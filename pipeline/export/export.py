@@ -31,8 +31,7 @@ def export_run(store: Store, record: RunRecord, folder: Path, *, licence: str | 
     """
     require_free(folder)
     config, inputs = generate_section(store, record)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
+    with _folder_beside(folder) as made:
         partial = Path(made) / folder.name
         partial.mkdir()
         write_run(partial, config, inputs, run=record.run)
@@ -44,6 +43,17 @@ def export_run(store: Store, record: RunRecord, folder: Path, *, licence: str | 
         require_free(folder)
         partial.replace(folder)
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _folder_beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder of another name in the same one, in which the export is made."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+    except OSError as error:
+        raise UsageError(
+            f"export: {shown(folder)} cannot be written ({error.strerror}): name a folder that you may write"
+        ) from None
 
 
 def require_free(folder: Path) -> None:

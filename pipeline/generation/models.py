@@ -56,7 +56,13 @@ def generate_section(store: Store, record: RunRecord) -> tuple[GenerateConfig, d
             f"run {record.run}: has no finished {' and '.join(missing) or 'generate section'}; "
             f"finish it with `corgi run {record.config_path}`, or name another run (corgi status shows all)"
         )
-    inputs = {stage: store.artifact(stage, record.plan[stage].fingerprint) for stage in experiment.inputs_of(config)}
+    needed = experiment.inputs_of(config)
+    if unplanned := [stage for stage in (*needed, "generate") if stage not in record.plan]:
+        raise UsageError(
+            f"run {record.run}: its record has no plan of {', '.join(unplanned)}, as another version or hand wrote it: "
+            f"run it again with `corgi run {record.config_path}`, or name another run"
+        )
+    inputs = {stage: store.artifact(stage, record.plan[stage].fingerprint) for stage in needed}
     return cast(GenerateConfig, find_stored_models(config, record.plan["generate"].identity, store)), inputs
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
+from pipeline.config.messages import describe
 from pipeline.errors import UsageError, full_disk
 from pipeline.generation.models import find_run_of, open_system
 from pipeline.generation.options import DEFAULT_STEPS, Options
@@ -90,8 +92,7 @@ def _read_sources(options: Options) -> Sources:
     """Read the user's texts and images, before any model is loaded."""
     match options.mode:
         case "text" if options.prompts is not None:
-            column = {} if options.column is None else {"column": options.column}
-            return read_prompts(FilePrompts(kind="file", path=options.prompts, **column))
+            return read_prompts(_file_of(options))
         case "text":
             return list(options.prompt)
         case "unconditional":
@@ -101,6 +102,14 @@ def _read_sources(options: Options) -> Sources:
         case _:
             path = Path(str(options.image))
             return read_image(path, f"--image {path}")
+
+
+def _file_of(options: Options) -> FilePrompts:
+    column = {} if options.column is None else {"column": options.column}
+    try:
+        return FilePrompts.model_validate({"kind": "file", "path": options.prompts, **column})
+    except ValidationError as error:
+        raise UsageError(describe(error, FilePrompts, "--prompts")) from None
 
 
 def _groups(options: Options, sources: Sources, system: TextToImageSystem) -> Iterator[Group]:
@@ -135,7 +144,7 @@ def _again(store: Store, options: Options, out: Path, view: GenerationView) -> E
         name = find_run_of(store, fields.get("run", ""), shown(file)).run
         view.loading(f"run {name}")
     try:
-        batch_row, settings = batch_row_from(fields), settings_from(fields)
+        batch_row, settings, prompt = batch_row_from(fields), settings_from(fields), fields["prompt"]
         system, run = open_system(store, name, batch_size=batch_row.size)
         system = system.with_settings(settings)
         if isinstance(request, EditRequest):
@@ -149,7 +158,7 @@ def _again(store: Store, options: Options, out: Path, view: GenerationView) -> E
     path = _write_beside(out, f"{file.stem}_again", image, fields)
     view.count()
     largest = int(np.abs(image.astype(int) - before.astype(int)).max()) if image.shape == before.shape else 255
-    entry = _entry(path, fields_of(request, batch_row) | {"prompt": fields["prompt"]})
+    entry = _entry(path, fields_of(request, batch_row) | {"prompt": prompt})
     return {**entry, "pixel_equal": largest == 0, "largest_difference": largest}
 
 

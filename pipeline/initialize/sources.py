@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.errors import UsageError
 from stages.contract.parsing import shown
 from stages.contract.texts import one_line
+from stages.storage.filesystems import local_path, root_address
 
 _LISTS = ("csv", "tsv", "parquet", "json", "jsonl", "txt")
 _ADDRESSES = ("url", "image_url", "urls", "image_urls", "link", "address", "src")
@@ -21,7 +22,7 @@ def source_of(address: str) -> dict[str, Any]:
     Raises:
         UsageError: there is nothing, or nothing of which images can be made.
     """
-    path = Path(address).expanduser().resolve()
+    path = Path(root_address(local_path(address)))
     if path.is_dir():
         return _of_folder(path)
     if not path.is_file():
@@ -96,6 +97,6 @@ def _nearest(names: Sequence[str], known: Sequence[str]) -> str | None:
 
 def default_name(address: str) -> str:
     """Return a name for the experiment: the path's, in letters that a run's id may have."""
-    stem = posixpath.basename(str(Path(address).expanduser().resolve())).partition(".")[0]
+    stem = posixpath.basename(root_address(local_path(address))).partition(".")[0]
     kept = "".join(char if char.isascii() and (char.isalnum() or char in "_-") else "_" for char in stem)
     return kept.strip("_-")[:40] or "photos"

@@ -30,13 +30,15 @@ def beside_config(value: Any, info: ValidationInfo) -> Any:
     """Resolve a relative path beside the YAML file or one that it extends, else in the current folder."""
     if not isinstance(value, str | Path):
         return value
+    if value == "":
+        raise ValueError("found '': expected a path")
     try:
         path = Path(local_path(str(value))).expanduser()
         for folder in (info.context or {}).get("folders", ()):
             if not path.is_absolute() and (Path(folder) / path).exists():
                 return _resolved(Path(folder) / path)
         return _resolved(path)
-    except (OSError, RuntimeError) as error:  # no home folder, links in a circle, a folder that may not be entered
+    except (OSError, RuntimeError, ValueError) as error:  # no home folder, links in a circle, a NUL, no way in
         raise ValueError(f"found {show_value(str(value))}, which is no path here: {one_line(error, 200)}") from None
 
 

@@ -266,10 +266,11 @@ _known = _Known()
 
 
 def _forms(value: str) -> Iterator[str]:
-    yield from (value, urllib.parse.quote(value, safe=""), urllib.parse.quote_plus(value))
+    raw = value.encode(errors="surrogatepass")  # a variable of other bytes than UTF-8 holds surrogates
+    yield from (value, urllib.parse.quote(raw, safe=""), urllib.parse.quote_plus(raw))
     yield json.dumps(value)[1:-1]
     if len(value) >= _LONG_ENOUGH:
-        yield base64.b64encode(value.encode()).decode()
+        yield base64.b64encode(raw).decode()
 
 
 def _alone(value: str) -> str:
@@ -298,7 +299,7 @@ def remember_environment(variables: Mapping[str, str] | None = None) -> None:
     """Let :func:`redact` know the secrets of environment variables, by default of this process's."""
     for name, value in (os.environ if variables is None else variables).items():
         if name.startswith("FSSPEC_") and value.startswith("{"):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):  # no JSON, or nested thousands of levels deep
                 remember_secrets({"storage": {"options": json.loads(value)}})
         elif name == NOTIFY_VARIABLE:
             remember_secrets({"notify": {"url": value}})

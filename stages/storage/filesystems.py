@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec import available_protocols
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
@@ -57,6 +58,7 @@ _OPTIONS = "FSSPEC_"  # begins the names of fsspec's own variables, each of whic
 _own_options: dict[str, tuple[str, str]] = {}
 """By variable: what the environment itself held, and what :func:`use_environment` made of it."""
 _LOCAL_PROTOCOLS = ("file", "local")
+_NAMED = ("s3", "s3a", "gs", "gcs", "http", "https")  # protocols whose addresses begin with a bucket or host
 _SHOWN = 200  # characters of an address in messages
 
 
@@ -69,9 +71,13 @@ def root_address(address: str) -> str:
     """Return the address of a store as all processes write it: a URI, or an absolute path of this machine.
 
     Raises:
-        InputFault: no path here (no such user, links in a circle), or a URI that fsspec would take for a pattern.
+        InputFault: nothing, no path here (no such user, links in a circle), or a URI that names no place, or that
+            fsspec would take for a pattern.
     """
+    if not address:
+        raise InputFault("found '': expected a folder, or an address such as s3://bucket/corgi")
     if is_remote(address):
+        _require_place(address)
         if has_magic(address):  # it would delete and move what matches, other stores beside this one too
             raise InputFault(
                 f"found {one_line(address, 200)}: expected an address without *, ? and [, which are patterns"
@@ -81,6 +87,24 @@ def root_address(address: str) -> str:
         return str(Path(address).expanduser().resolve())
     except (OSError, RuntimeError, ValueError) as error:
         raise InputFault(f"{one_line(address, 200)} is no path here ({one_line(error, 200)})") from None
+
+
+def _require_place(address: str) -> None:
+    """Refuse a URI that names no file system or nothing in it, as an empty variable leaves it (``s3://$BUCKET``).
+
+    fsspec would take such a one for a path in the current folder, or its first folder for a bucket.
+    """
+    *wrappers, last = address.split("::")
+    protocol, mark, rest = last.partition("://")
+    shown = one_line(redact_addresses(address), _SHOWN)
+    unknown = [one for one in (part.partition("://")[0] for part in wrappers) if one not in available_protocols()]
+    if not protocol or not mark or unknown:
+        raise InputFault(f"found {shown}: expected the address of a file system, such as s3://bucket/corgi")
+    if protocol.lower() in _LOCAL_PROTOCOLS:
+        if not rest.startswith("/"):
+            raise InputFault(f"found {shown}: expected a whole path of this machine, such as file:///data/corgi")
+    elif not rest.strip("/") or (protocol.lower() in _NAMED and rest.startswith("/")):
+        raise InputFault(f"found {shown}: expected a bucket, host or path behind {protocol}://: is a variable empty?")
 
 
 def local_path(address: str) -> str:
@@ -102,6 +126,8 @@ def open_address(address: str, *, keep_listings: bool = False) -> tuple[fsspec.A
     ``keep_listings`` they are, for this file system alone, so that one listing answers for all files of a folder. What
     is away is waited for (:mod:`stages.storage.patience`).
     """
+    if is_remote(address):
+        _require_place(address)
     _refuse_useless_login(address)
     caching = {"skip_instance_cache": True} if keep_listings else {"use_listings_cache": False}
     fs, root = fsspec.core.url_to_fs(address, **caching, **web_options(address))
@@ -211,7 +237,7 @@ def _added_to_own(name: str, value: str) -> str:
 def _options_in(value: str) -> dict[str, Any]:
     try:
         found = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -105,6 +105,9 @@ def test_a_limit_is_reported_before_the_server_does(folder: Path, tmp_path: Path
 def test_names_that_are_no_text_stay(folder: Path) -> None:
     (Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.txt"))).write_text("x")
     (folder / "line\nbreak.txt").write_text("x")
+    below = Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff"))
+    below.mkdir()
+    (below / "a.txt").write_text("x")
     packed = pack(folder)
     assert set(packed.files) == GOES
-    assert "left out, no readable file: 'bad\\udcff.txt', 'line\\nbreak.txt', pipe" in packed.describe()
+    assert "left out, no readable file: 'bad\\udcff', 'bad\\udcff.txt', 'line\\nbreak.txt', pipe" in packed.describe()

@@ -38,7 +38,7 @@ def test_what_may_be_secret_works_and_is_not_shown(options, shown):
 
 
 @pytest.mark.parametrize(
-    "value", [date(2026, 1, 1), b"hidden", {"hidden"}, inf, [1, {"a": nan}], {"a": {1: 2}}, {inf: 1}]
+    "value", [date(2026, 1, 1), "\ud800", b"hidden", {"hidden"}, inf, [1, {"a": nan}], {"a": {1: 2}}, {inf: 1}]
 )
 def test_what_a_variable_cannot_carry_is_refused_by_its_name_alone(value: Any) -> None:
     with pytest.raises(ValidationError, match=r"s3\.expiry: expected a text, a finite number") as caught:
@@ -49,3 +49,15 @@ def test_what_a_variable_cannot_carry_is_refused_by_its_name_alone(value: Any) -
 @pytest.mark.parametrize("value", ["x", 2, 0.5, True, None, ["x", [1, None]], {"a": {"b": []}}])
 def test_what_json_carries_is_kept_as_it_is(value: Any) -> None:
     assert json.loads(StorageConfig(options={"s3": {"a": value}}).environment()["FSSPEC_S3"]) == {"a": value}
+
+
+@pytest.mark.parametrize("protocol", ["arrow_hdfs", "S3", "", "a=b", "a\0b", "_s3"])
+def test_a_protocol_that_no_variable_can_name_is_refused(protocol: str) -> None:
+    with pytest.raises(ValidationError, match="expected the protocol of a file system"):
+        StorageConfig(options={protocol: {"anon": True}})
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", "~nobody-at-all/x"])
+def test_a_cache_that_is_no_path_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match="found "):
+        StorageConfig(cache=path)

@@ -39,6 +39,9 @@ REFUSED = {
     "key twice, merged": ("a: &a {b: 1, b: 2}\nc: {<<: *a}\n", "line 1, column 14: the key 'b' is given twice"),
     "key twice, merged in place": ("c: {<<: {b: 1, b: 2}}\n", "line 1, column 16: the key 'b' is given twice"),
     "key twice, beside a merge": ("a: &a {b: 1}\nc: {<<: *a, b: 2, b: 3}\n", "line 2, column 19: the key 'b'"),
+    "a set": ("a: !!set {b, c}", "line 1, column 4: found !!set; write a text, a list or a mapping"),
+    "bytes": ("a: [!!binary aGVsbG8=]", "line 1, column 5: found !!binary; write a text"),
+    "pairs": ("a: !!omap [b: c]", "line 1, column 4: found !!omap; write a text"),
     "two merges": (
         "a: &a {b: 1}\nc: &c {d: 1}\ne:\n  <<: *a\n  <<: *c\n",
         "line 5, column 3: the key << is given twice",

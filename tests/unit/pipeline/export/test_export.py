@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UsageError
 from pipeline.export.diffusers_parts import KOHYA, write_diffusers_parts
-from pipeline.export.export import export_run
+from pipeline.export.export import _folder_beside, export_run
 from pipeline.export.model_card import write_card
 from pipeline.store import Store
 from stages.formats.attributions import Attribution, Attributions
@@ -147,3 +147,9 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
         export_run(Store(str(tmp_path / "store")), record, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match=r"model cannot be written \((Not a directory|File exists)\): name a folder"):
+        _folder_beside(tmp_path / "file" / "model")

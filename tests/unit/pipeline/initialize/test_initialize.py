@@ -23,6 +23,7 @@ from pipeline.initialize.sources import default_name, source_of
 from pipeline.initialize.survey import Survey, script_of, survey
 from pipeline.plan import make_plan
 from pipeline.store import Store
+from stages.contract.errors import InputFault
 
 
 def png(number: int, size: tuple[int, int] = (90, 70)) -> bytes:
@@ -184,6 +185,11 @@ def test_what_cannot_be_read_is_reported(tmp_path: Path, name: str, content: str
         (tmp_path / name).write_text(content)
     with pytest.raises(UsageError, match=words):
         survey(source_of(str(tmp_path / name)))
+
+
+def test_a_folder_of_nobody_is_reported() -> None:
+    with pytest.raises(InputFault, match="~nobody-at-all is no path here"):
+        source_of("~nobody-at-all")
 
 
 def test_the_command_writes_a_new_file_and_never_over_another(tmp_path: Path) -> None:

@@ -217,3 +217,9 @@ def test_any_text_is_masked_once_and_for_all(text: str, scheme: str) -> None:
 def test_long_texts_take_no_time() -> None:
     for text in ("a" * 1_000_000, "a:" * 300_000, "http://" * 100_000, "a=" * 300_000, "@:/" * 200_000):
         redact(text)
+
+
+def test_secrets_of_any_bytes_and_options_of_any_depth_end_nothing() -> None:
+    secret = b"\xff\xfesecret-bytes".decode(errors="surrogateescape")
+    remember_environment({"MY_TOKEN": secret, "FSSPEC_S3": '{"a":' * 5000 + "1" + "}" * 5000})
+    assert redact(f"token {secret}!") == "token …!"

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 
 from pipeline.config.storage import StorageConfig
-from stages.storage.filesystems import use_environment
+from stages.contract.errors import InputFault
+from stages.storage.filesystems import open_address, root_address, use_environment
 
 NAME = "FSSPEC_CORGITEST"  # of a file system that no other test configures
 OWN = {"key": "k3y-of-our-own", "config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}, "anon": False}
@@ -66,3 +68,36 @@ def test_options_of_a_file_system_that_the_environment_does_not_have(
     monkeypatch.delenv(name)
     use_environment(StorageConfig(options={"corgifirst": {"anon": True}}).worker_environment())
     assert os.environ[name] == '{"anon": true}'
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("", "expected a folder, or an address"),
+        ("s3://", "expected a bucket, host or path behind s3://: is a variable empty"),
+        ("s3:///corgi", "expected a bucket, host or path behind s3://"),
+        ("simplecache::gs://", "expected a bucket, host or path behind gs://"),
+        ("http:///x", "expected a bucket, host or path behind http://"),
+        ("://x", "expected the address of a file system"),
+        ("a::b://c", "expected the address of a file system"),
+        ("file://host/x", "expected a whole path of this machine, such as file:///data/corgi"),
+        ("file://x", "expected a whole path of this machine"),
+        ("s3://user:hidden@/x::", "expected the address of a file system"),
+    ],
+)
+def test_an_address_of_no_place_is_no_folder_of_this_machine(
+    address: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for read in (root_address, open_address) if address else (root_address,):
+        with pytest.raises(InputFault) as caught:
+            read(address)
+        assert words in str(caught.value)
+        assert "hidden" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["memory://one", "file:///data/corgi", "s3://bucket", "simplecache::s3://bucket/x",
+                                     "zip://a.txt::s3://bucket/x.zip", "hdfs:///data/corgi"])  # fmt: skip
+def test_an_address_of_a_place_is_kept(address: str) -> None:
+    assert root_address(address) == address

@@ -303,7 +303,7 @@ def test_regenerating_needs_an_image_of_an_existing_run(store: Store, cat: Path,
         text = PngInfo()
         for key, value in image.info.items():
             if key != "prompt":
-                text.add_text(key, value)
+                text.add_text(str(key), str(value))
         image.save(tmp_path / "no_prompt.png", pnginfo=text)
     with pytest.raises(UsageError, match=r"no_prompt\.png: cannot be generated again"):
         written(store, Options(again=tmp_path / "no_prompt.png"), tmp_path / "again")

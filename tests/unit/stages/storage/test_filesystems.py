@@ -85,7 +85,7 @@ def test_options_of_a_file_system_that_the_environment_does_not_have(
         ("s3://user:hidden@/x::", "expected the address of a file system"),
     ],
 )
-def test_an_address_of_no_place_is_no_folder_of_this_machine(
+def test_an_address_of_nothing_is_no_folder_of_this_machine(
     address: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,5 +99,5 @@ def test_an_address_of_no_place_is_no_folder_of_this_machine(
 
 @pytest.mark.parametrize("address", ["memory://one", "file:///data/corgi", "s3://bucket", "simplecache::s3://bucket/x",
                                      "zip://a.txt::s3://bucket/x.zip", "hdfs:///data/corgi"])  # fmt: skip
-def test_an_address_of_a_place_is_kept(address: str) -> None:
+def test_a_whole_address_is_kept(address: str) -> None:
     assert root_address(address) == address

@@ -77,7 +77,7 @@ def root_address(address: str) -> str:
     if not address:
         raise InputFault("found '': expected a folder, or an address such as s3://bucket/corgi")
     if is_remote(address):
-        _require_place(address)
+        _require_target(address)
         if has_magic(address):  # it would delete and move what matches, other stores beside this one too
             raise InputFault(
                 f"found {one_line(address, 200)}: expected an address without *, ? and [, which are patterns"
@@ -89,7 +89,7 @@ def root_address(address: str) -> str:
         raise InputFault(f"{one_line(address, 200)} is no path here ({one_line(error, 200)})") from None
 
 
-def _require_place(address: str) -> None:
+def _require_target(address: str) -> None:
     """Refuse a URI that names no file system or nothing in it, as an empty variable leaves it (``s3://$BUCKET``).
 
     fsspec would take such a one for a path in the current folder, or its first folder for a bucket.
@@ -127,7 +127,7 @@ def open_address(address: str, *, keep_listings: bool = False) -> tuple[fsspec.A
     is away is waited for (:mod:`stages.storage.patience`).
     """
     if is_remote(address):
-        _require_place(address)
+        _require_target(address)
     _refuse_useless_login(address)
     caching = {"skip_instance_cache": True} if keep_listings else {"use_listings_cache": False}
     fs, root = fsspec.core.url_to_fs(address, **caching, **web_options(address))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config.image_space import require_one_image_encoder, require_space_for_texts
-from pipeline.config.loading import load_reused
-from pipeline.config.schema import RunConfig
+from pipeline.config.loading import LONGEST_CHAIN, load_reused
+from pipeline.config.schema import ReuseConfig, RunConfig
 from pipeline.errors import UsageError
 from pipeline.fingerprints import fingerprint_of
 from pipeline.growth import Grown, continued_words, grow, read_grown
@@ -82,11 +82,43 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
     """Compute every fingerprint and look it up in the store."""
     store.check_format()
     with remembering(store.digests):
-        return _make_plan(config, store)
+        return _make_plan(config, _Others(store))
 
 
-def _make_plan(config: RunConfig, store: Store) -> Plan:
-    planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
+@dataclass(frozen=True)
+class _Others:
+    """The experiments of whose artifacts some are taken: each is planned once, however many take from it."""
+
+    store: Store
+    plans: dict[ReuseConfig, Plan] = field(default_factory=dict)
+    chain: tuple[ReuseConfig, ...] = ()
+    """Those that are being planned now, each of which takes from the next."""
+
+    def plan(self, reuse: ReuseConfig) -> Plan:
+        """Return the plan of another experiment; UsageError: it takes from itself, or through too many."""
+        if reuse not in self.plans:
+            chain = (*self.chain, reuse)
+            if reuse in self.chain:
+                loop = (_words(one, one.config.name) for one in chain[chain.index(reuse) :])
+                names = shown(" -> ".join(loop), 400)
+                raise UsageError(f"{shown(reuse.config)}: reuse: it takes from itself through {names}; break the loop")
+            if len(chain) > LONGEST_CHAIN:
+                raise UsageError(
+                    f"{shown(reuse.config)}: reuse: more than {LONGEST_CHAIN} experiments in a row take from one "
+                    "another; let the first take from the last"
+                )
+            self.plans[reuse] = _make_plan(load_reused(reuse), replace(self, chain=chain))
+        return self.plans[reuse]
+
+
+def _words(reuse: ReuseConfig, path: str) -> str:
+    """Return what `corgi run` takes to make another experiment, without credentials."""
+    return redact(" ".join([path, *map(shlex.quote, reuse.overrides)]))
+
+
+def _make_plan(config: RunConfig, others: _Others) -> Plan:
+    store = others.store
+    planned: dict[str, PlannedStage] = {name: _reused(name, config.reuse[name], others) for name in config.reuse}
     require_space(config, planned)
     sections = {name: with_initial_folder(name, section, store) for name, section in config.stages().items()}
     identities = {name: identity_of_section(name, section) for name, section in sections.items()}
@@ -191,17 +223,13 @@ def identity_of_section(name: str, section: StageConfig) -> Mapping[str, Any]:
         ) from None
 
 
-def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
+def _reused(name: str, reuse: ReuseConfig, others: _Others) -> PlannedStage:
     """Resolve ``reuse.<stage>.config`` to the artifact that the other experiment makes in this store."""
-    reuse = config.reuse[name]
-    path = reuse.config
-    other = make_plan(load_reused(reuse), store).stages.get(name)
+    other = others.plan(reuse).stages.get(name)
     if other is None:
-        raise UsageError(f"reuse.{name}.config: {path} has no stage {name}; name an experiment that has one")
-    command = redact(" ".join([str(path), *map(shlex.quote, reuse.overrides)]))
-    return PlannedStage(
-        name, other.fingerprint, other.completion, (), other.identity, other.config, reused_from=command
-    )
+        raise UsageError(f"reuse.{name}.config: {reuse.config} has no stage {name}; name an experiment that has one")
+    words = _words(reuse, str(reuse.config))
+    return PlannedStage(name, other.fingerprint, other.completion, (), other.identity, other.config, reused_from=words)
 
 
 def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Store) -> dict[str, PlannedStage]:

@@ -18,6 +18,7 @@ from models.autoencoders.spec import AutoencoderSpec
 from pipeline.config.loading import load_reused
 from pipeline.config.schema import RunConfig
 from stages.contract.sizing import Unknown
+from stages.contract.texts import one_line
 from stages.encoders.check import architecture_file
 from stages.encoders.config import ClipConfig, FolderClip, OneImageEncoder, PretrainedClip, TimmImages
 from stages.encoders.language_model_files import read_width
@@ -28,8 +29,12 @@ from stages.formats.clip_folders import CLIP_CONFIG
 def trained_module(name: str, config: RunConfig) -> nn.Module:
     """Return what a train_ stage optimises, on the device "meta"; what is frozen there asks for no gradient."""
     stage = importlib.import_module(f"stages.{name}.stage")
-    with torch.device("meta"):
-        module: nn.Module = stage.planned_module(getattr(config, name), ExperimentShapes(config))
+    try:
+        with torch.device("meta"):
+            module: nn.Module = stage.planned_module(getattr(config, name), ExperimentShapes(config))
+    except (RuntimeError, TypeError) as error:  # a weight of more bytes, or a width of more bits, than torch counts
+        reason = one_line(str(error).partition("\n")[0], 200)
+        raise Unknown(f"torch makes no network of these sizes ({reason}); lower its widths") from None
     return module
 
 

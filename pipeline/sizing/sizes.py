@@ -1,6 +1,7 @@
 """The sizes of every stage of a plan that trains: weights, memory, epochs."""
 
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -74,13 +75,25 @@ def _size(
     seen, unseen = _images_of(name, section, images, why)
     if unseen:
         reasons.append(f"epochs: {unseen}")
-    shown = training.num_steps * training.batch_size
+    epochs = _ratio(training.num_steps * training.batch_size, seen)
+    if seen and epochs is None:
+        reasons.append("epochs: there are more than a number can hold")
     return StageSize(
         name, trained, frozen, gpus, training.zero_stage, memory, seen,
-        epochs=None if seen is None else shown / seen,
-        steps_per_epoch=None if seen is None else seen / training.batch_size,
+        epochs=epochs,
+        steps_per_epoch=_ratio(seen, training.batch_size),
         why=reasons,
     )  # fmt: skip
+
+
+def _ratio(number: int | None, per: int | None) -> float | None:
+    """Return how many times one number is the other; None: one is not known, or no number says it."""
+    if number is None or not per:
+        return None
+    try:
+        return number / per
+    except OverflowError:
+        return None
 
 
 def _gpus_here() -> int:
@@ -107,7 +120,10 @@ def _images_of(name: str, section: StageConfig, images: int | None, why: str) ->
     if images is None:
         return None, why
     split = getattr(section, "split", None)
-    return images if split is None else round(images * (1 - split.validation - split.test)), ""
+    left = images if split is None else round(images * Fraction(1 - (split.validation + split.test)))
+    if left == 0:
+        return 0, f"none of {images:,} images is left to train on: lower split.validation or split.test, or take more"
+    return left, ""
 
 
 def sizes_document(sizes: list[StageSize]) -> list[dict[str, Any]]:

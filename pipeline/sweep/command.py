@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cluster.head import last_words
 from pipeline.console import PlainTable, plain
-from pipeline.errors import Interrupted, PipelineError
+from pipeline.errors import Interrupted, PipelineError, UsageError
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.plots import write_plot
 from pipeline.sweep.report import (
@@ -99,8 +99,11 @@ def _outcome(
     folder = sweep_folder(runs, sweep.name)
     write_tables(sweep, rows, folder)
     for name, plot in sweep.plots.items():
-        if not write_plot(plot, rows, folder / f"{name}.png"):
-            console.print(plain(f"plots.{name}: no run has the figure {plot.figure}"))
+        try:
+            if not write_plot(plot, rows, folder / f"{name}.png"):
+                console.print(plain(f"plots.{name}: no run has the figure {plot.figure}"))
+        except UsageError as error:
+            console.print(plain(f"plots.{name}: {error}"))
     warnings = sweep_warnings(sweep, results)
     for line in [*missing_figures(sweep, rows), *warnings]:
         console.print(plain(line))

@@ -2,10 +2,11 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -14,16 +15,46 @@ from pipeline.config.messages import describe, describe_choice
 from pipeline.config.schema import STAGES
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import UsageError
+from pipeline.sweep.settings import require_kept, require_settable
 from stages.contract.config import ConfigModel
 from stages.contract.secrets import MASK, secrets_in
-from stages.contract.texts import show_value
+from stages.contract.texts import one_line, show_value
+
+LONGEST_NAME: Final = 100  # characters
+_FILE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_PATH_OF_JSON: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}/){0,9}[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.json")
+Values = Annotated[list[Any], Field(min_length=1)]
 
 
 class GroupConfig(ConfigModel):
     """Variants that belong together: what all of them set, and values of which every combination is run."""
 
     set: dict[str, Any] = Field(default_factory=dict, description="dotted key: value, for all variants of the group")
-    grid: dict[str, list[Any]] = Field(default_factory=dict, description="dotted key: values to combine")
+    grid: dict[str, Values] = Field(default_factory=dict, description="dotted key: values to combine")
+
+    @field_validator("grid")
+    @classmethod
+    def _values_differ(cls, grid: dict[str, Values]) -> dict[str, Values]:
+        for key, values in grid.items():
+            if (again := _given_twice(values)) is not None:
+                shown = one_line(format_value(key, values[again]), 80)
+                raise ValueError(f"{one_line(key, 200)} has the value {shown} twice; leave one out")
+        return grid
+
+    @model_validator(mode="after")
+    def _settings_hold(self) -> "GroupConfig":
+        require_settable([*self.set, *self.grid])
+        before: dict[str, Values] = {}
+        for part, settings in (("set", {key: [value] for key, value in self.set.items()}), ("grid", self.grid)):
+            for key, values in settings.items():
+                require_kept(part, [key], before, "the same group")
+                before[key] = values
+        return self
+
+    @property
+    def settings(self) -> dict[str, list[Any]]:
+        """The values of every key, in the order in which they are set."""
+        return {key: [value] for key, value in self.set.items()} | self.grid
 
 
 class RepeatConfig(ConfigModel):
@@ -31,6 +62,18 @@ class RepeatConfig(ConfigModel):
 
     keys: tuple[str, ...] = Field(min_length=1, description="dotted keys that take the value, all of them alike")
     values: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> "RepeatConfig":
+        require_settable(self.keys)
+        if (again := _given_twice(self.values)) is not None:
+            raise ValueError(f"values has {self.values[again]} twice, which is the same run; leave one out")
+        return self
+
+    @property
+    def settings(self) -> dict[str, tuple[int, ...]]:
+        """The values of every key."""
+        return dict.fromkeys(self.keys, self.values)
 
 
 class PlotConfig(ConfigModel):
@@ -58,7 +101,7 @@ class PlotConfig(ConfigModel):
 class SweepConfig(ConfigModel):
     """A base experiment in many variants."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=f"^{_FILE_NAME}$", max_length=LONGEST_NAME)
     base: Path = Field(description="the experiment: a YAML file, relative to this one")
     groups: dict[str, GroupConfig] = Field(min_length=1)
     repeat: RepeatConfig | None = None
@@ -70,13 +113,45 @@ class SweepConfig(ConfigModel):
     table: dict[str, str] = Field(min_length=1, description="heading: figure, such as train_prior/cosine_true")
     plots: dict[str, PlotConfig] = Field(default_factory=dict, description="file name without ending: plot")
 
+    @field_validator("groups")
+    @classmethod
+    def _groups_have_short_names(cls, groups: dict[str, GroupConfig]) -> dict[str, GroupConfig]:
+        for name in groups:
+            if not 0 < len(name) <= LONGEST_NAME:
+                raise ValueError(f"found the name {show_value(name)}; allowed: 1 to {LONGEST_NAME} characters")
+        return groups
+
     @field_validator("documents")
     @classmethod
     def _documents_are_of_stages(cls, documents: dict[str, str]) -> dict[str, str]:
-        for stage in documents:
+        for stage, path in documents.items():
             if stage not in STAGES:
                 raise ValueError(describe_choice(stage, STAGES))
+            if not _PATH_OF_JSON.fullmatch(path):
+                raise ValueError(
+                    f"{stage} has {show_value(path)}; expected a JSON file in that stage's artifact, such as "
+                    "validation.json"
+                )
         return documents
+
+    @field_validator("plots")
+    @classmethod
+    def _plots_have_file_names(cls, plots: dict[str, PlotConfig]) -> dict[str, PlotConfig]:
+        for name in plots:
+            if len(name) > LONGEST_NAME or not re.fullmatch(_FILE_NAME, name):
+                raise ValueError(
+                    f"found the name {show_value(name)}, which names a file; allowed: up to {LONGEST_NAME} letters, "
+                    "digits, -, _ and ., the first a letter or digit"
+                )
+        return plots
+
+    @model_validator(mode="after")
+    def _repeats_keep_settings(self) -> "SweepConfig":
+        for name, group in self.groups.items():
+            require_kept(
+                "repeat.keys", () if self.repeat is None else self.repeat.keys, group.settings, f"groups.{name}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _plots_name_groups(self) -> "SweepConfig":
@@ -107,6 +182,18 @@ class SweepConfig(ConfigModel):
                     "place on that axis: leave out log_x"
                 )
         return self
+
+
+def _given_twice(values: Sequence[Any]) -> int | None:
+    """Return the index of the first value that stands before it too; 1 and 1.0 are alike, 1 and true are not."""
+    seen: set[Any] = set()
+    for index, value in enumerate(values):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        known = value if is_number else as_yaml(value)
+        if known in seen:
+            return index
+        seen.add(known)
+    return None
 
 
 @dataclass(frozen=True)

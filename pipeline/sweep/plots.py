@@ -8,30 +8,47 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UsageError
 from pipeline.sweep.config import PlotConfig, Variant, as_yaml, format_value, number_of
 from pipeline.sweep.report import VariantFigures
+from stages.contract.texts import one_line, printable
 from stages.storage.publishing import write_whole
 
 Curve = dict[float, Sequence[float]]
 
 _NUM_COLORS = 10  # of matplotlib's own cycle, after which the next style begins
 _MOST_TICKS = 12
+_LONGEST_TEXT = 100  # characters
 _STYLES = ("-", "--", ":", "-.")
 
 
 def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> bool:
-    """Write one plot as PNG; return False where no variant has the figure."""
-    from matplotlib.figure import Figure
-
+    """Write one plot as PNG; return False where no variant has the figure; UsageError: it cannot be plotted."""
     curves = curves_of(plot, rows)
     if not curves:
         return False
+    try:
+        png = _png_of(plot, curves, rows)
+    except Exception as error:  # noqa: BLE001  matplotlib has no error of its own for figures that no axis holds
+        raise UsageError(
+            f"it cannot be plotted ({one_line(error, 200)}); table and other plots are not affected"
+        ) from None
+    write_whole(path, png)
+    return True
+
+
+def _png_of(plot: PlotConfig, curves: Sequence[tuple[str, Curve]], rows: Sequence[VariantFigures]) -> bytes:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axis = figure.subplots()
     repeats = max(row.repeats for row in rows)  # of all variants alike
-    for number, (label, curve) in enumerate(curves):
-        _add_curve(axis, label, curve, style=_STYLES[number // _NUM_COLORS % len(_STYLES)], repeats=repeats)
-    axis.set(xlabel=plot.x_label or plot.x or "", ylabel=plot.figure)
+    lines = [
+        _add_curve(axis, curve, style=_STYLES[number // _NUM_COLORS % len(_STYLES)], repeats=repeats)
+        for number, (_, curve) in enumerate(curves)
+    ]
+    axis.set_xlabel(_text(plot.x_label or plot.x or ""), parse_math=False)  # a $ is no formula, here and below
+    axis.set_ylabel(_text(plot.figure), parse_math=False)
     if plot.log_x:
         axis.set_xscale("log", base=2)
         values = sorted({x for _, curve in curves for x in curve})
@@ -39,15 +56,20 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
             axis.set_xticks(values, labels=[f"{value:g}" for value in values], minor=False)
             axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     if labels := axis_labels(plot, rows):
-        axis.set_xticks(range(len(labels)), labels=labels, parse_math=False)
+        axis.set_xticks(range(len(labels)), labels=list(map(_text, labels)), parse_math=False)
     axis.grid(alpha=0.3)
-    legend = axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    names = [_text(label) for label, _ in curves]  # given one by one: by itself it leaves out what begins with _
+    legend = axis.legend(lines, names, fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     for text in legend.get_texts():
-        text.set_parse_math(False)  # a $ in a value is no formula
+        text.set_parse_math(False)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110, metadata={"Software": None})
-    write_whole(path, png.getvalue())
-    return True
+    return png.getvalue()
+
+
+def _text(text: str) -> str:
+    """Return what a plot shows of a text: what a font has, and not 100,000 characters, which take it a minute."""
+    return printable(text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…")
 
 
 def curves_of(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:
@@ -74,12 +96,12 @@ def _ticks(plot: PlotConfig, rows: Sequence[VariantFigures]) -> dict[str, Any]:
     return {} if is_numeric else {as_yaml(value): value for value in values}
 
 
-def _add_curve(axis: Any, label: str, curve: Curve, *, style: str, repeats: int) -> None:
-    """Draw the means and their spread; a point of fewer repeats says of how many."""
+def _add_curve(axis: Any, curve: Curve, *, style: str, repeats: int) -> Any:
+    """Draw the means and their spread, and return the line; a point of fewer repeats says of how many."""
     x = sorted(curve)
     mean = np.array([np.mean(curve[value]) for value in x])
     spread = np.array([np.std(curve[value], ddof=1) if len(curve[value]) > 1 else 0.0 for value in x])
-    (line,) = axis.plot(x, mean, marker="o", markersize=3, linestyle=style, label=label)
+    (line,) = axis.plot(x, mean, marker="o", markersize=3, linestyle=style)
     axis.fill_between(x, mean - spread, mean + spread, alpha=0.08, color=line.get_color(), linewidth=0)
     for value, height in zip(x, mean, strict=True):
         if (count := len(curve[value])) < repeats:
@@ -87,6 +109,7 @@ def _add_curve(axis: Any, label: str, curve: Curve, *, style: str, repeats: int)
             axis.annotate(
                 f"{count} of {repeats}", (value, height), fontsize="xx-small", color=line.get_color(), **beside
             )
+    return line
 
 
 def _curves_by_name(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:

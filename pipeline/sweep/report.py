@@ -120,7 +120,7 @@ def write_tables(sweep: SweepConfig, rows: Sequence[VariantFigures], folder: Pat
     ]
     text, repeats = io.StringIO(newline=""), ["repeats", *(row.repeats for row in rows)]
     csv.writer(text).writerows([*line, number] for line, number in zip(cells, repeats, strict=True))
-    write_whole(folder / "table.csv", text.getvalue().encode())
+    write_whole(folder / "table.csv", text.getvalue().encode(errors="replace"))
     headings, *shown = [[markdown.escape(cell) for cell in line] for line in cells]
     lines = markdown.table(headings, shown, numeric_from=1)
     if note := _what_cells_are(sweep):

@@ -16,6 +16,7 @@ from pipeline.experiment import Experiment
 from pipeline.record import RunRecord
 from pipeline.run import check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of
+from pipeline.sweep.settings import require_base_keys
 from stages.contract.errors import LeaseLost, StageError
 from stages.storage.artifact import Artifact
 from stages.storage.private_folders import user_folder
@@ -84,6 +85,8 @@ def result_of(run: SweepRun, record: RunRecord, documents: Mapping[str, str]) ->
             document = Artifact(record.artifacts[stage], stage, "").read_json(name)
         except StageError as error:
             faults.append(str(error))
+        except OSError as error:  # it is a folder, or not to be read
+            faults.append(f"documents.{stage}: {name} cannot be read ({error.strerror or error}); name a JSON file")
         else:
             figures |= dict(_numbers_in(document, stage))
     return SweepResult(run, record, figures, "; ".join(faults))
@@ -109,7 +112,11 @@ def _numbers_in(document: Any, name: str) -> Iterator[tuple[str, float]]:
 
 
 def open_sweep(sweep: SweepConfig, overrides: Sequence[str]) -> list[SweepRun]:
-    """Plan every run; UsageError: some cannot be planned."""
+    """Plan every run; UsageError: some cannot be planned, or an override is of what the sweep sets."""
+    settings: dict[str, Mapping[str, Sequence[Any]]] = {
+        f"groups.{name}": group.settings for name, group in sweep.groups.items()
+    }
+    require_base_keys(overrides, settings | ({} if sweep.repeat is None else {"repeat": sweep.repeat.settings}))
     runs: list[SweepRun] = []
     refused = _Refused()
     for variant in variants_of(sweep):

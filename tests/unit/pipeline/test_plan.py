@@ -89,6 +89,52 @@ def test_secrets_in_overrides_of_a_reused_stage_are_not_recorded(store: Store) -
     assert "hush" not in record + str(plan.stages["train_prior"].reused_from)
 
 
+REUSED = "download_shards: {source: {kind: scenes, num_images: 4}, image_size: 16}"
+
+
+def _write_reusing(folder: Path, name: str, *others: str) -> Path:
+    """Write an experiment that reuses a stage of each of others, all of them alike."""
+    stages = ("embed_clip", "fit_gaussians")[: len(others)]
+    reuse = "".join(f"  {stage}: {{config: {other}}}\n" for stage, other in zip(stages, others, strict=True))
+    path = folder / name
+    path.write_text(f"{REUSED}\nreuse:\n{reuse}" if others else REUSED)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("files", "loop"),
+    [
+        ({"a.yaml": "a.yaml"}, "a.yaml -> a.yaml"),
+        ({"a.yaml": "b.yaml", "b.yaml": "c.yaml", "c.yaml": "b.yaml"}, "b.yaml -> c.yaml -> b.yaml"),
+        ({"a.yaml": "a.yaml, overrides: [seed=1]"}, "a.yaml seed=1 -> a.yaml seed=1"),
+    ],
+)
+def test_experiments_that_reuse_one_another_are_named(
+    tmp_path: Path, store: Store, files: dict[str, str], loop: str
+) -> None:
+    for name, other in files.items():
+        _write_reusing(tmp_path, name, other)
+    with pytest.raises(UsageError, match=f"reuse: it takes from itself through {loop}; break the loop"):
+        make_plan(load_config(tmp_path / "a.yaml"), store)
+
+
+def test_each_experiment_is_planned_once_however_many_reuse_it(tmp_path: Path, store: Store) -> None:
+    """Of twenty levels each takes two stages of the next: a million plans, were each made where it is asked for."""
+    for level in range(20):
+        _write_reusing(tmp_path, f"{level}.yaml", *[f"{level + 1}.yaml"] * 2)
+    last = tmp_path / "20.yaml"
+    last.write_text(f"extends: {CONFIGS / 'quickstart.yaml'}")
+    plan = make_plan(load_config(tmp_path / "0.yaml"), store)
+    assert plan.stages["fit_gaussians"].fingerprint == _plan(store).stages["fit_gaussians"].fingerprint
+
+
+def test_more_experiments_in_a_row_than_anyone_means_are_refused(tmp_path: Path, store: Store) -> None:
+    for level in range(40):
+        _write_reusing(tmp_path, f"{level}.yaml", f"{level + 1}.yaml")
+    with pytest.raises(UsageError, match=r"33\.yaml: reuse: more than 32 experiments in a row take from one another"):
+        make_plan(load_config(tmp_path / "0.yaml"), store)
+
+
 def test_a_file_is_identified_by_content_not_path(tmp_path: Path, store: Store) -> None:
     plans = []
     for folder in ("here", "there"):

@@ -12,7 +12,7 @@ from stages.contract.errors import InputFault
 from stages.encoders.image_to_text.files import check_image_to_text_folder
 from stages.encoders.model_files import check_diffusers_folder, check_links, check_tokenizer, require_weights
 
-OTHER_TYPES = (None, True, 5, 1.5, "x", [], [[]], ["a"], [["a"], "b"], [{}], {}, {"a": [1]})
+OTHER_TYPES: tuple[Any, ...] = (None, True, 5, 1.5, "x", [], [[]], ["a"], [["a"], "b"], [{}], {}, {"a": [1]})
 
 
 def write(file: Path, content: Any) -> None:

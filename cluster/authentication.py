@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from cluster.errors import Unauthenticated
+from cluster.errors import Unauthenticated, Unreachable
 
 TOKEN_REMEDY = "set RAY_AUTH_MODE=token, and the head's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
 #: "unknown": nothing responds, or something that is not Ray or speaks TLS; whoever connects reports what is wrong.
@@ -31,6 +31,7 @@ def check_authentication(address: str, *, allowed: bool, where: str, option: str
 
     Raises:
         Unauthenticated: anyone who reaches the cluster may run commands on it.
+        Unreachable: the address is none.
     """
     if host_of(address) is None or authentication_at(address) != "open":
         return False
@@ -79,17 +80,32 @@ def token_fault(address: str) -> str | None:
 
 
 def host_of(address: str) -> str | None:
-    """Return the host that an address names; None: it names none ("auto")."""
-    if "://" in address:
-        return urlsplit(address).hostname
-    return urlsplit(f"//{address}").hostname if address.rpartition(":")[2].isdigit() else None
+    """Return the host that an address names; None: it names none ("auto").
+
+    Raises:
+        Unreachable: it is no address.
+    """
+    if "://" not in address and not is_port(address.rpartition(":")[2]):
+        return None
+    try:
+        return urlsplit(address if "://" in address else f"//{address}").hostname
+    except ValueError as error:
+        raise Unreachable(
+            f"cluster: {address!r} is no address ({error}): allowed are host:port, ray://host:port and "
+            "http://host:port: correct --address, cluster.address or RAY_ADDRESS, whichever says so"
+        ) from None
+
+
+def is_port(text: str) -> bool:
+    """Return whether the end of an address is the number of a port."""
+    return text.isascii() and text.isdigit()
 
 
 def is_loopback(host: str) -> bool:
     """Return whether a host is this machine's loopback, under whichever of its names."""
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, ValueError):  # the latter of what is no name of a host
         return False
     return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found)
 
@@ -128,10 +144,13 @@ def _ask_client_server(address: str, token: str | None) -> Authentication:
 def _ask(address: str, method: Any, request: Any, token: str | None) -> Authentication:
     import grpc
 
-    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:  # Ray uses none either
-        try:
+    options = (("grpc.enable_http_proxy", 0),)  # Ray uses none either
+    try:
+        with grpc.insecure_channel(address, options=options) as channel:
             method(channel)(request, timeout=SECONDS, metadata=_headers(token))
-        except grpc.RpcError as error:
-            closed = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
-            return "required" if error.code() in closed else "unknown"
+    except grpc.RpcError as error:
+        closed = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+        return "required" if error.code() in closed else "unknown"
+    except ValueError:  # an address that is no text
+        return "unknown"
     return "open"

@@ -53,7 +53,7 @@ def _count_nodes(address: str) -> int | str:
 def main(arguments: list[str]) -> None:
     """Wait, then become the command, where there is one."""
     address = os.environ.get("RAY_ADDRESS")
-    if not arguments or not arguments[0].isdigit() or not address:
+    if not arguments or not arguments[0].isdecimal() or not address:
         sys.stderr.write(
             "cluster.nodes: give the number of nodes to wait for, and the cluster's address in RAY_ADDRESS\n"
         )

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.authentication import TOKEN_REMEDY, check_authentication, host_of, token_fault
+from cluster.authentication import TOKEN_REMEDY, check_authentication, host_of, is_port, token_fault
 from cluster.embedded import embedded_ray, forget_embedded_ray
 from cluster.errors import HeadLost, Unreachable
 from cluster.head import Contact
@@ -105,11 +105,11 @@ def this_machine(num_cpus: int | None = None) -> Machines | None:
 def check_reachable(address: str) -> None:
     """Fail within seconds, where Ray's own connection would try for a minute."""
     host, _, port = address.removeprefix(_CLIENT).rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not is_port(port):
         return  # 'auto' and the like: Ray searches for a cluster on this machine
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # a name or a port that no host has
         raise _unreachable(address, str(error)) from error
 
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
+from stages.contract.bounds import Count
 from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import UNUSED_WEIGHTS, FolderModel, Stored
@@ -54,10 +55,10 @@ class CaptionImagesConfig(StageConfig):
         max_length=1000,
         description="begins each caption (BLIP, GIT), or is the whole conversation (LLaVA); none: the model's own way",
     )
-    num_captions: PositiveInt = Field(1, le=32, description="captions of each image; equal ones count once")
-    max_new_tokens: PositiveInt = Field(30, le=512, description="most tokens of a caption")
-    max_characters: PositiveInt = Field(1000, description="a longer caption is cut where its last whole word ends")
-    num_beams: PositiveInt = Field(1, le=64, description="beams of the search where nothing is sampled; 1: greedy")
+    num_captions: Count = Field(1, le=32, description="captions of each image; equal ones count once")
+    max_new_tokens: Count = Field(30, le=512, description="most tokens of a caption")
+    max_characters: Count = Field(1000, description="a longer caption is cut where its last whole word ends")
+    num_beams: Count = Field(1, le=64, description="beams of the search where nothing is sampled; 1: greedy")
     temperature: NonNegativeFloat = Field(
         0.0, le=10.0, description="of sampling, seeded by each image's key; 0: nothing is sampled"
     )
@@ -68,7 +69,7 @@ class CaptionImagesConfig(StageConfig):
     gpu_precision: Literal["float32", "float16", "bfloat16"] = Field(
         "bfloat16", description="of the arithmetic on a GPU; on a CPU it is float32"
     )
-    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(16, description="images at a time")
+    batch_size: Annotated[Count, RuntimeOnly()] = Field(16, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:

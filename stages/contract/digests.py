@@ -17,6 +17,8 @@ from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from stages.contract.errors import InputFault
+from stages.contract.parsing import shown
 from stages.storage.filesystems import explaining, is_remote, open_address
 from stages.storage.listing import find_files
 from stages.storage.walking import Found, Kind, is_hidden, is_inside, walk
@@ -80,22 +82,25 @@ class DigestMemory:
             return read_digest(file)
         try:
             return self._digest(file, self._database)
+        except OverflowError:  # a time or an inode of 64 bits, of which SQLite's numbers have 63
+            return read_digest(file)
         except sqlite3.DatabaseError as error:
             self._database.close()
             self._database = self._connect() if self._move_away(error) else None
             return read_digest(file)
 
     def _digest(self, file: Path, database: sqlite3.Connection) -> bytes:
-        before, key = _state(file), os.path.realpath(file)
+        before, path = _state(file), os.path.realpath(file)
+        key = _key(path)
         known = database.execute(
             "SELECT sha256, checksum FROM checked_digests WHERE path = ? AND size = ? AND mtime_ns = ? AND inode = ?",
             (key, *before),
         ).fetchone()
-        if known is not None and known[1] == _checksum(key, before, known[0]):
+        if known is not None and known[1] == _checksum(path, before, known[0]):
             return bytes(known[0])
         found = read_digest(file)
         if _state(file) == before and time.time_ns() - before[1] > _TOO_NEW_NS:
-            row = (key, *before, found, _checksum(key, before, found))
+            row = (key, *before, found, _checksum(path, before, found))
             database.execute("INSERT OR REPLACE INTO checked_digests VALUES (?, ?, ?, ?, ?, ?)", row)
             if time.monotonic() - self._committed > _COMMIT_SECONDS:
                 database.commit()
@@ -103,9 +108,18 @@ class DigestMemory:
         return found
 
 
-def _checksum(key: str, state: tuple[int, int, int], sha256: bytes) -> int:
+def _key(path: str) -> str | bytes:
+    """Return the path as SQLite takes it, whose texts are UTF-8; one that is none is kept as its bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def _checksum(path: str, state: tuple[int, int, int], sha256: bytes) -> int:
     """Return the checksum of a row: a digest with a flipped bit would make everything anew, as of another source."""
-    return zlib.crc32(f"{key}\n{state}\n".encode("utf-8", "surrogateescape") + bytes(sha256))
+    return zlib.crc32(f"{path}\n{state}\n".encode("utf-8", "surrogateescape") + bytes(sha256))
 
 
 _memory: ContextVar[DigestMemory | None] = ContextVar("digest_memory", default=None)
@@ -147,11 +161,19 @@ def _state(file: Path) -> tuple[int, int, int]:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the names and contents of :func:`folder_files`; or FileNotFoundError."""
+    """Return the SHA-256 of a file, or of the names and contents of :func:`folder_files`; or FileNotFoundError.
+
+    Raises:
+        InputFault: there is something else, whose content nothing is known of.
+    """
     if not path.exists():
         raise FileNotFoundError(str(path))
     if path.is_file():
         return hashlib.sha256(file_digest(path)).hexdigest()
+    if not path.is_dir():
+        raise InputFault(
+            f"{shown(path)}: found a FIFO, a socket or a device: expected a file or a folder: correct the path"
+        )
     return folder_digest({name: file_digest(file).hex() for name, file in folder_files(path).items()})
 
 
@@ -204,10 +226,17 @@ def content_digests(path: str, names: Iterable[str]) -> dict[str, bytes]:
     resolved = os.path.realpath(root)
     for name in names:
         file = f"{resolved}/{name}"
-        with contextlib.suppress(OSError, ValueError):  # it is counted when it is read
-            if is_inside(file, resolved) and os.path.isfile(file):
+        if _is_file_inside(file, resolved):
+            with contextlib.suppress(OSError):  # it is counted when it is read
                 found[name] = file_digest(Path(file))
     return found
+
+
+def _is_file_inside(file: str, folder: str) -> bool:
+    try:
+        return is_inside(file, folder) and os.path.isfile(file)
+    except ValueError:  # no file can have such a name, which a list may hold
+        return False
 
 
 def digest_of_files(path: str, names: Iterable[str]) -> str:

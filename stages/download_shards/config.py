@@ -7,17 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, NonNegativeFloat, field_validator, model_validator
 
-from stages.contract.bounds import LONGEST_REQUEST, RequestSeconds
+from stages.contract.bounds import LONGEST_REQUEST, Count, CountOrZero, Pixels, RequestSeconds, Seed
 from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.digests import address_digest, content_digest, digest_of_files, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
@@ -53,18 +45,18 @@ class ScenesSource(SourceConfig):
     )
 
     kind: Literal["scenes"]
-    num_images: PositiveInt = Field(description="images that can be downloaded; dead and corrupt entries come on top")
-    seed: int = 0
+    num_images: Count = Field(description="images that can be downloaded; dead and corrupt entries come on top")
+    seed: Seed = 0
     domain: Literal["plain", "night", "both"] = "plain"
     split: Literal["train", "heldout", "clip"] = "train"
-    resolution: PositiveInt = Field(64, description="pixels on a side")
+    resolution: Pixels = Field(64, description="pixels on a side")
     captioned: bool = Field(True, description="whether the list has captions at all")
     caption_drop: float = Field(
         0.0, ge=0.0, lt=1.0, description="chance that a short caption leaves out each attribute but the shape"
     )
     short_captions: float = Field(1.0, ge=0.0, le=1.0, description="fraction of short captions, where caption_drop > 0")
-    num_dead_urls: NonNegativeInt = Field(0, description="entries of the list that the server answers with 404")
-    num_corrupt: NonNegativeInt = Field(0, description="entries whose file is damaged")
+    num_dead_urls: CountOrZero = Field(0, description="entries of the list that the server answers with 404")
+    num_corrupt: CountOrZero = Field(0, description="entries whose file is damaged")
 
 
 _MIXED_CAPTIONS = {"captions": "texts and lists"}
@@ -246,9 +238,9 @@ Source = DrawingsSource | ScenesSource | UrlListSource | FolderSource | Webdatas
 class Img2datasetOptions(ConfigModel):
     """What img2dataset's own shard downloader gets (engine: img2dataset), in its words."""
 
-    thread_count: PositiveInt = Field(32, description="addresses at a time in each worker")
+    thread_count: Count = Field(32, description="addresses at a time in each worker")
     timeout: RequestSeconds = Field(10.0, description="seconds to wait for each step of a connection")
-    retries: NonNegativeInt = Field(0, description="further attempts at an address that fails for whatever reason")
+    retries: CountOrZero = Field(0, description="further attempts at an address that fails for whatever reason")
     user_agent_token: str | None = Field(None, description="added to the name under which servers know it")
     disallowed_header_directives: tuple[str, ...] = Field(
         ("noai", "noimageai", "noindex", "noimageindex"), description="values of X-Robots-Tag that leave an image out"
@@ -269,33 +261,33 @@ class DownloadShardsConfig(StageConfig):
         "downloader without them, for a url_list and networks that you trust",
     )
     img2dataset: Img2datasetOptions = Field(Img2datasetOptions(), description="engine: img2dataset")
-    rows_per_shard: PositiveInt = Field(1000, description="entries of the list per shard; a shard is built in memory")
-    image_size: PositiveInt = Field(256, description="pixels; which side this is depends on resize_mode")
+    rows_per_shard: Count = Field(1000, description="entries of the list per shard; a shard is built in memory")
+    image_size: Count = Field(256, description="pixels; which side this is depends on resize_mode")
     resize_mode: Annotated[
         Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"], BeforeValidator(_no_is_a_word)
     ] = "center_crop"
     resize_only_if_bigger: bool = Field(True, description="keep the size of images that are no larger than image_size")
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
-    encode_quality: NonNegativeInt | None = Field(
+    encode_quality: CountOrZero | None = Field(
         None, description="jpg and webp: 0 to 100 (none: 95); png: compression 0 to 9 (none: 6), always lossless"
     )
     skip_reencode: bool = Field(True, description="keep the bytes of an image that already has format and size")
-    min_image_size: NonNegativeInt = Field(0, description="pixels of the shorter side below which an image is refused")
-    max_pixels: PositiveInt = Field(
+    min_image_size: CountOrZero = Field(0, description="pixels of the shorter side below which an image is refused")
+    max_pixels: Count = Field(
         50_000_000, le=170_000_000, description="pixels of an image above which it is refused before it is decoded"
     )
     isolate_decoding: Annotated[bool, RuntimeOnly()] = Field(
         True, description="decode images in a child process with the limits below; without it, there are none but sizes"
     )
     decoder_seconds: RequestSeconds = Field(20.0, description="seconds of a processor for one image")
-    decoder_memory: PositiveInt | None = Field(
+    decoder_memory: Count | None = Field(
         None, description="bytes of memory for one image; none: 300 MB, and 16 bytes a pixel of max_pixels"
     )
-    max_bytes: PositiveInt = Field(50_000_000, description="size of a file above which it is refused")
+    max_bytes: Count = Field(50_000_000, description="size of a file above which it is refused")
     timeout: RequestSeconds = Field(10.0, description="seconds to wait for a connection and each piece of a response")
     max_seconds: RequestSeconds = Field(60.0, description="seconds for one address in all; slower ones are cut off")
-    max_redirects: NonNegativeInt = Field(5, description="redirects to follow for one address")
-    retries: NonNegativeInt = Field(1, description="further attempts at an address that fails for what may pass")
+    max_redirects: CountOrZero = Field(5, description="redirects to follow for one address")
+    retries: CountOrZero = Field(1, description="further attempts at an address that fails for what may pass")
     retry_wait: Annotated[NonNegativeFloat, RuntimeOnly()] = Field(
         0.5,
         le=LONGEST_REQUEST,
@@ -317,15 +309,15 @@ class DownloadShardsConfig(StageConfig):
     grown_from: str | None = Field(
         None, description="fingerprint of that artifact; null: the one that has most entries in common, if any"
     )
-    per_host: Annotated[PositiveInt, RuntimeOnly()] = Field(
+    per_host: Annotated[Count, RuntimeOnly()] = Field(
         16, description="connections to one host at a time, divided among the workers, at least one for each"
     )
-    threads: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="downloads at a time in each worker")
+    threads: Annotated[Count, RuntimeOnly()] = Field(32, description="downloads at a time in each worker")
     min_yield: Annotated[float, RuntimeOnly()] = Field(
         0.5, ge=0.0, le=1.0, description="fraction of the entries that must become images, or the stage fails"
     )
 
-    probe_shards: Annotated[NonNegativeInt, RuntimeOnly()] = Field(
+    probe_shards: Annotated[CountOrZero, RuntimeOnly()] = Field(
         4, description="shards after which too low a yield stops the stage at once; 0: only at the end"
     )
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from stages.contract.bounds import Count
 from stages.contract.config import Address, ConfigModel, RuntimeOnly
 from stages.contract.digests import content_digest, remote_checksums
 from stages.contract.stage import StageConfig
@@ -66,7 +67,7 @@ class EmbedClipConfig(StageConfig):
     existing: ExistingEmbeddings | None = Field(
         None, description="take these embeddings, which clip.models made, instead of computing any; none: compute"
     )
-    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
+    batch_size: Annotated[Count, RuntimeOnly()] = Field(64, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:

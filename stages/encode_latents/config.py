@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from models.decoders.buckets import BucketSettings
+from stages.contract.bounds import Count, Pixels
 from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.digests import content_digest
 from stages.contract.stage import StageConfig
@@ -22,7 +23,7 @@ class EncodeLatentsBase(StageConfig):
     gpu_precision: Literal["float32", "float16", "bfloat16"] = Field(
         "bfloat16", description="of the arithmetic on a GPU; on a CPU it is float32"
     )
-    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="images at a time")
+    batch_size: Annotated[Count, RuntimeOnly()] = Field(32, description="images at a time")
     buckets: BucketSettings | None = Field(
         None,
         description="those of train_decoder, whose images are encoded at the sizes of their buckets; null: squares",
@@ -55,7 +56,7 @@ class EncodeByStableDiffusion(EncodeLatentsBase):
         None, description="folder of the checkpoint, which holds a folder vae"
     )
     name: str | None = Field(None, description="or its name on the Hugging Face hub")
-    resolution: PositiveInt = Field(512, description="side of the images in pixels")
+    resolution: Pixels = Field(512, description="side of the images in pixels")
 
     @model_validator(mode="after")
     def _one_source(self) -> "EncodeByStableDiffusion":

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from stages.contract.bounds import Count
 from stages.contract.config import AnyAddress, ConfigModel, ExternalPath, RuntimeOnly
 from stages.formats.clip_folders import local_clip
 from stages.formats.stored_models import local_model, model_in
@@ -279,7 +280,7 @@ class T5Source(TextModel):
 class T5StatesConfig(T5Source):
     """Token states of a T5 encoder."""
 
-    max_length: PositiveInt = Field(80, description="most tokens of a caption, including its end token; the paper: 80")
+    max_length: Count = Field(80, description="most tokens of a caption, including its end token; the paper: 80")
 
 
 class StoredT5(Stored, T5StatesConfig):
@@ -300,7 +301,7 @@ class LanguageModelSource(TextModel):
 class LanguageModelStatesConfig(LanguageModelSource):
     """Token states of the last layer of a language model."""
 
-    max_length: PositiveInt = Field(80, description="most tokens of a caption, with those that its tokenizer adds")
+    max_length: Count = Field(80, description="most tokens of a caption, with those that its tokenizer adds")
 
 
 class StoredLanguageModel(Stored, LanguageModelStatesConfig):
@@ -310,7 +311,7 @@ class StoredLanguageModel(Stored, LanguageModelStatesConfig):
 class ClipStatesConfig(ConfigModel):
     """Token states of the text towers of the CLIP models."""
 
-    max_length: PositiveInt = Field(77, description="most tokens of a caption, including start and end tokens")
+    max_length: Count = Field(77, description="most tokens of a caption, including start and end tokens")
 
 
 def _true_is_all_defaults(value: Any) -> Any:

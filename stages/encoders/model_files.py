@@ -5,6 +5,7 @@ libraries would follow. So every key is known here, or the folder is refused by 
 safetensors, or by torch's loader of tensors alone.
 """
 
+import os
 import pickle
 import re
 from collections.abc import Collection, Mapping
@@ -149,7 +150,8 @@ def check_tokenizer(folder: Path, where: str) -> None:
     kind = content.get("tokenizer_class")
     if kind is not None and not (isinstance(kind, str) and _TOKENIZER_CLASS.fullmatch(kind)):
         raise refuse(where, file, f"tokenizer_class is {shown(kind)!r}", "a tokenizer that reads data files alone")
-    if not set(content.get("sp_model_kwargs") or {}) <= {"enable_sampling", "nbest_size", "alpha"}:
+    options = content.get("sp_model_kwargs") or {}
+    if not (isinstance(options, dict) and set(options) <= {"enable_sampling", "nbest_size", "alpha"}):
         raise refuse(where, file, "sp_model_kwargs holds more than numbers", "enable_sampling, nbest_size and alpha")
 
 
@@ -172,13 +174,15 @@ def check_links(folder: Path, where: str) -> None:
     root = folder.resolve()
     allowed = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     for file in folder.rglob("*"):
-        if file.is_symlink() and not any(file.resolve().is_relative_to(top) for top in allowed):
+        target = Path(os.path.realpath(file))  # of links in a circle, too
+        if file.is_symlink() and not any(target.is_relative_to(top) for top in allowed):
             raise refuse(where, file, "a link that leads out of the folder", "files in it")
 
 
 def require_weights(folder: Path, at_least: float, file: Path, where: str) -> None:
     """Refuse a model that is larger than its weights can be, before so much memory is taken for it."""
-    held = sum(one.stat().st_size for one in folder.iterdir() if one.suffix in (".safetensors", ".bin", ".pth"))
+    weights = [one for one in folder.iterdir() if one.suffix in (".safetensors", ".bin", ".pth")]
+    held = sum(one.stat().st_size for one in weights if one.is_file())  # a link may lead to nothing
     if at_least > held:
         allowed = f"what {held:,} bytes of weights beside it can hold"
         raise refuse(where, file, f"a model of {at_least:.3g} numbers or more", allowed)
@@ -241,7 +245,8 @@ def _check_model_index(content: Mapping[str, Any], file: Path, where: str) -> No
     for key, value in parts.items():
         if any(one is not None for one in value):
             library, kind = (*value, None)[:2] if len(value) == 2 else (None, None)
-            if library not in _DIFFUSERS_LIBRARIES or not (isinstance(kind, str) and _WORD.fullmatch(kind)):
+            is_class = isinstance(kind, str) and _WORD.fullmatch(kind)
+            if not (isinstance(library, str) and library in _DIFFUSERS_LIBRARIES and is_class):
                 raise refuse(
                     where, file, f"{key} is {shown(value)}", f"a class of {', '.join(sorted(_DIFFUSERS_LIBRARIES))}"
                 )

@@ -2,8 +2,9 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from stages.contract.bounds import Count, Seed
 from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig
@@ -34,14 +35,14 @@ class EvaluateConfig(StageConfig):
         None,
         description="a model that is asked of each image whether it shows its prompt (VQAScore); none: no such score",
     )
-    pairwise_images: int = Field(
+    pairwise_images: Count = Field(
         4096,
         ge=2,
         description="most images of a figure that compares all with all (KID, CMMD, precision, density, ranks); "
         "of more, evenly spaced ones; the Fréchet distance and all means are of all images",
     )
-    seed: NonNegativeInt = Field(0, description="of the resampling that intervals come from")
-    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
+    seed: Seed = Field(0, description="of the resampling that intervals come from")
+    batch_size: Annotated[Count, RuntimeOnly()] = Field(64, description="images at a time")
 
     @model_validator(mode="after")
     def _other_clips_are_clips(self) -> "EvaluateConfig":

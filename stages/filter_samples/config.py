@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from stages.contract.bounds import Count, CountOrZero
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.errors import FailureCause
 from stages.contract.stage import StageConfig
@@ -34,7 +35,7 @@ class HeadFilter(ConfigModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="what the head measures, such as aesthetic")
     path: ExternalPath = Field(description="safetensors: <n>.weight [out, in] and <n>.bias [out] of each layer, by n")
-    model: NonNegativeInt = Field(0, description="whose embedding the head reads: the index in clip.models")
+    model: CountOrZero = Field(0, description="whose embedding the head reads: the index in clip.models")
     normalise: bool = Field(True, description="bring the embedding to length 1 first")
     activation: Literal["none", "relu"] = Field("none", description="between layers; LAION's aesthetic head: none")
     sigmoid: bool = Field(False, description="the output is the sigmoid of the last layer")
@@ -63,7 +64,7 @@ class FilterSamplesConfig(StageConfig):
     near_duplicates: NearDuplicateFilter | None = Field(
         None, description="by the similarity to earlier images that pass the other filters; none: no such filter"
     )
-    block_rows: Annotated[PositiveInt, RuntimeOnly()] = Field(
+    block_rows: Annotated[Count, RuntimeOnly()] = Field(
         2048, description="rows of two blocks that are compared at a time; memory grows by the square"
     )
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat
 
+from stages.contract.bounds import Count, Seed
 from stages.contract.config import RuntimeOnly
 from stages.contract.stage import StageConfig
 
@@ -19,16 +20,16 @@ class FitGaussiansConfig(StageConfig):
     grows: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     kind: Literal["euclidean", "spherical"] = Field(
         "euclidean", description="assign embeddings to the nearest mean, or (spherical) to the one of largest cosine"
     )
-    num_gaussians: PositiveInt = Field(16, description="how many (k); the paper: 1 to 1024, better as it grows")
-    max_iterations: PositiveInt = Field(50, description="most passes over the data")
+    num_gaussians: Count = Field(16, description="how many (k); the paper: 1 to 1024, better as it grows")
+    max_iterations: Count = Field(50, description="most passes over the data")
     tolerance: NonNegativeFloat = Field(
         1e-4, description="stop when a pass lowers the sum of squared distances by no more than this fraction"
     )
-    sample_size: PositiveInt | None = Field(
+    sample_size: Count | None = Field(
         None,
         description="embeddings to choose first means from, and new ones when a Gaussian is left empty; "
         f"none: {ROWS_PER_GAUSSIAN} for each Gaussian, and at least {SMALLEST_SAMPLE}",

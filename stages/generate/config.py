@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
 from models.retrieval.spec import Query, RetrievalSampling
+from stages.contract.bounds import Count, CountOrZero, Seed
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, LanguageModelSource, T5Source, TextModel
@@ -23,8 +24,8 @@ class ScenePrompts(ConfigModel):
     """Captions of rendered scenes; each prompt has a true image to compare with."""
 
     kind: Literal["scenes"]
-    num: PositiveInt = 192
-    seed: int = 0
+    num: Count = 192
+    seed: Seed = 0
     domain: Literal["plain", "night"] = "plain"
     split: Literal["train", "heldout"] = Field("heldout", description="heldout: combinations no training image has")
 
@@ -40,7 +41,7 @@ class NoPrompts(ConfigModel):
     """Images of no prompt, by a prior that has learned without captions."""
 
     kind: Literal["unconditional"]
-    num: PositiveInt
+    num: Count
 
 
 class FilePrompts(ConfigModel):
@@ -55,14 +56,14 @@ class FilePrompts(ConfigModel):
     categories: tuple[str, ...] | None = Field(
         None, description="columns by whose values scores are given too; none: those of Category and Challenge it has"
     )
-    limit: PositiveInt | None = Field(None, description="use this many from the beginning; none: all")
+    limit: Count | None = Field(None, description="use this many from the beginning; none: all")
 
 
 class CaptionPrompts(ConfigModel):
     """Captions of images that no stage was trained on; each prompt has a true image to compare with."""
 
     kind: Literal["held_out"]
-    num: PositiveInt = Field(192, description="most prompts: those of the images with the lowest numbers by hash")
+    num: Count = Field(192, description="most prompts: those of the images with the lowest numbers by hash")
     part: Literal["validation", "test"] | None = Field(
         None, description="of the experiment's split; none: test where split.test puts images aside, else validation"
     )
@@ -114,7 +115,7 @@ class GenerateConfig(StageConfig):
         "from the embedding of the true one (kinds scenes and held_out); unconditional: of no prompt (that kind only); "
         "none: all that the prompts allow, text_embedding only where there is no clip.images",
     )
-    seed: NonNegativeInt = Field(0, description="another seed gives other images")
+    seed: Seed = Field(0, description="another seed gives other images")
     prior: PriorSampling = PriorSampling()
     decoder: DecoderSampling = DecoderSampling()
     retrieval: RetrievalConfig | None = Field(
@@ -124,7 +125,7 @@ class GenerateConfig(StageConfig):
     upsamplers: Literal[0, 1, 2] = Field(
         0, description="super-resolution models after the decoder: train_upsampler, then train_second_upsampler"
     )
-    max_files: NonNegativeInt = Field(
+    max_files: CountOrZero = Field(
         5000, description="most images that are stored as single files; more of them as webdataset shards of 1,024"
     )
     t5: Annotated[T5Source | None, RuntimeOnly()] = Field(
@@ -133,7 +134,7 @@ class GenerateConfig(StageConfig):
     language_model: Annotated[LanguageModelSource | None, RuntimeOnly()] = Field(
         None, description="the same of its language model"
     )
-    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
+    batch_size: Annotated[Count, RuntimeOnly()] = Field(64, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:

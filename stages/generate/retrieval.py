@@ -59,4 +59,5 @@ def _rows_by_shard(embeddings: Artifact, split: SplitConfig, most: int) -> dict[
 
 
 def _sample(total: int, most: int, seed: int) -> Int[np.ndarray, " sampled"]:
-    return np.sort(np.random.default_rng(seed).choice(total, most, replace=False, shuffle=False))
+    numbers = np.random.default_rng(seed if seed >= 0 else [1, -seed])  # a split's seed may be any number
+    return np.sort(numbers.choice(total, most, replace=False, shuffle=False))

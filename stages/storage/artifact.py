@@ -244,9 +244,9 @@ class Output(Artifact):
         It has these permissions, where the store has any; none: the process's usual ones, whichever library wrote it.
         The lease is checked when it is whole: who takes over sweeps temporary files away before reading anything.
         """
-        fs, _ = self._fs_and_root
+        fs, path = self._fs_and_root[0], self.path(name)
         if self.is_local:
-            target = Path(self.path(name))
+            target = Path(path)
             patiently(self.uri, lambda: target.parent.mkdir(parents=True, exist_ok=True))
             partial = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
             try:
@@ -263,7 +263,7 @@ class Output(Artifact):
             yield partial
             self._collect(name, partial)
             self.check_lease(fresh=False)
-            fs.put_file(str(partial), self.path(name))
+            fs.put_file(str(partial), path)
 
     def write_bytes(self, name: str, content: bytes, *, mode: int | None = None) -> None:
         """Write a file in one step, with these permissions where the store has any; none: the process's usual ones."""

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import fsspec
 
+from stages.contract.bounds import MOST_GIGABYTES
+from stages.contract.environment import number_in_environment
 from stages.contract.errors import ArtifactError
 from stages.storage.private_folders import folder_in_temporary, private_folder
 from stages.storage.publishing import sync
@@ -64,9 +66,13 @@ class LocalCache:
 
     @classmethod
     def of_this_machine(cls) -> "LocalCache":
-        """Return the cache that the environment names, or this user's in the temporary folder; InputFault: not safe."""
-        gigabytes = os.environ.get(GIGABYTES)
-        return cls(cache_folder(), int(float(gigabytes) * 1e9) if gigabytes else None)
+        """Return the cache that the environment names, or this user's in the temporary folder.
+
+        Raises:
+            InputFault: the folder is not safe, or its size is no number.
+        """
+        gigabytes = number_in_environment(GIGABYTES, most=MOST_GIGABYTES)
+        return cls(cache_folder(), None if gigabytes is None else int(gigabytes * 1e9))
 
     def get(
         self,

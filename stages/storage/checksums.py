@@ -13,6 +13,8 @@ from typing import Any
 
 import xxhash
 
+from stages.storage.names import is_file_name
+
 BLOCK = 64 << 20  # bytes
 SAMPLED_BLOCKS = 16  # of a larger file than these, so many are compared at the first reading
 _PIECE = 1 << 20  # bytes read at once, which stay in the processor's cache
@@ -125,7 +127,7 @@ def unsealed(content: Any) -> tuple[Any, dict[str, FileSum] | None]:
     """Return a record as it was before it was sealed, and its files; None: an earlier version wrote it, without.
 
     Raises:
-        ValueError: it is not what was written.
+        ValueError: it is not what was written, or names files elsewhere: whoever makes a record can make its checksum.
     """
     if not isinstance(content, dict) or _SEAL not in content:
         return content, None
@@ -134,7 +136,10 @@ def unsealed(content: Any) -> tuple[Any, dict[str, FileSum] | None]:
     if own != _own_sum(content | {_SEAL: seal}):
         raise ValueError("its own checksum is another")
     record = {name: value for name, value in content.items() if name != _SEAL}
-    return record, {name: FileSum.parse(text) for name, text in seal.get("files", {}).items()}
+    files = {name: FileSum.parse(text) for name, text in seal.get("files", {}).items()}
+    if others := [name for name in files if not is_file_name(name)]:
+        raise ValueError(f"{others[0]!r} is no name of a file in the artifact")
+    return record, files
 
 
 def _own_sum(content: Mapping[str, Any]) -> str:

@@ -12,10 +12,13 @@ from typing import Any
 import fsspec
 
 from cluster.owned_folders import scratch_folder
+from stages.contract.errors import ArtifactError
+from stages.contract.parsing import shown
 from stages.storage.checksums import FileSum
 from stages.storage.filesystems import is_local, open_address
 from stages.storage.leases import Fence
 from stages.storage.listing import find_files
+from stages.storage.names import leads_out
 from stages.storage.publishing import TEMPORARY
 
 COMPLETE = "_COMPLETE"
@@ -77,7 +80,12 @@ class Folder:
         return is_local(self._fs_and_root[0])
 
     def path(self, name: str) -> str:
-        """Return the full address of a file in the artifact."""
+        """Return the full address of a file in the artifact; ArtifactError: the name leads out of it."""
+        if leads_out(name):
+            raise ArtifactError(
+                f"{self.stage}: {self.uri}: found {shown(repr(name))} as the name of a file: expected one in this "
+                "folder: delete the folder, which somebody has changed, and run again"
+            )
         return f"{self._fs_and_root[1]}/{name}"
 
     def exists(self, name: str) -> bool:

@@ -9,13 +9,14 @@ import contextlib
 import errno
 import functools
 import logging
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from stages.contract.bounds import LONGEST_WAIT
+from stages.contract.environment import number_in_environment
 from stages.contract.errors import StageError
 from stages.contract.texts import one_line
 
@@ -110,9 +111,10 @@ def hurry(seconds: float) -> None:
 
 
 def patience_seconds() -> float:
-    """Return for how long this process waits for what is away."""
-    minutes = float(os.environ.get(PATIENCE, "0")) if _own_patience is None else _own_patience
-    return 60 * minutes
+    """Return for how long this process waits for what is away; InputFault: the environment holds no such time."""
+    if _own_patience is not None:
+        return 60 * _own_patience
+    return 60 * (number_in_environment(PATIENCE, most=LONGEST_WAIT / 60) or 0)
 
 
 def patiently(what: str, function: Callable[[], Result]) -> Result:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from models.autoencoders.spec import (
     AdversarySpec,
@@ -12,6 +12,7 @@ from models.autoencoders.spec import (
     KLAutoencoderSpec,
     VQAutoencoderSpec,
 )
+from stages.contract.bounds import Count, Pixels
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.training.config import TrainingConfig, require_one_pass
 from stages.training.images.config import SquaresConfig
@@ -22,7 +23,7 @@ class SlopesPerceptual(ConfigModel):
 
     kind: Literal["slopes"]
     weight: NonNegativeFloat = 1.0
-    num_scales: PositiveInt = 3
+    num_scales: Count = 3
 
 
 class VggPerceptual(ConfigModel):
@@ -40,7 +41,7 @@ class TrainAutoencoderBase(SquaresConfig):
     model_folder: ClassVar[str] = "autoencoder"
     code_version: ClassVar[int] = 2
 
-    resolution: PositiveInt = Field(256, description="side of the images in pixels")
+    resolution: Pixels = Field(256, description="side of the images in pixels")
     network: AutoencoderNetwork = AutoencoderNetwork()
     absolute_weight: NonNegativeFloat = Field(1.0, description="of the mean absolute error")
     square_weight: NonNegativeFloat = Field(0.0, description="of the mean squared error")
@@ -55,7 +56,7 @@ class TrainAutoencoderBase(SquaresConfig):
     gradient_checkpointing: Annotated[bool, RuntimeOnly()] = Field(
         False, description="compute levels again in the backward pass: less memory for activations, more time"
     )
-    grid_images: PositiveInt = Field(16, description="held-out images shown beside their reconstructions")
+    grid_images: Count = Field(16, description="held-out images shown beside their reconstructions")
 
     @property
     def inputs(self) -> tuple[str, ...]:

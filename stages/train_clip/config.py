@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
-from stages.contract.bounds import MOST_GIGABYTES
+from stages.contract.bounds import MOST_GIGABYTES, Count, Seed
 from stages.contract.config import ConfigModel, RuntimeOnly
 from stages.encoders.open_clip_schema import check_towers
 from stages.formats.captions import CaptionsConfig
@@ -21,7 +21,7 @@ _LATER_CHANGES = ("crop", "flip", "outlines", "color", "grayscale")
 class ClipArchitecture(ConfigModel):
     """The model as in open_clip's model configs; the stage adds what depends on the tokenizer."""
 
-    embed_dim: PositiveInt
+    embed_dim: Count
     vision_cfg: dict[str, Any] = Field(description="as in open_clip's model configs; image_size is the side in pixels")
     text_cfg: dict[str, Any] = Field(description="as in open_clip's model configs, without vocabulary and tokenizer")
 
@@ -64,8 +64,8 @@ class ClipAugmentation(ImageAugmentation):
 class SceneProbe(ConfigModel):
     """Zero-shot classification and retrieval on held-out scenes of :mod:`models.scenes`."""
 
-    num_images: PositiveInt = Field(480, description="held-out scenes of each domain")
-    seed: int = 7
+    num_images: Count = Field(480, description="held-out scenes of each domain")
+    seed: Seed = 7
 
 
 class TrainClipConfig(TrainStageConfig):
@@ -88,7 +88,7 @@ class TrainClipConfig(TrainStageConfig):
     )
     preprocessing: ClipPreprocessing = ClipPreprocessing()
     augmentation: ClipAugmentation = ClipAugmentation()
-    vocab_size: PositiveInt = Field(512, ge=300, description="most tokens; the tokenizer is learned from the captions")
+    vocab_size: Count = Field(512, ge=300, description="most tokens; the tokenizer is learned from the captions")
     max_logit_scale: float = Field(100.0, gt=1.0, description="bound of the learned inverse temperature")
     label_smoothing: float = Field(
         0.0, ge=0.0, lt=1.0, description="part of the target that is spread over a pair's negatives: 0.1 for few images"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Union
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from models.fields import ABSENT, MOST_FACTOR
 from models.priors.registry import SPECS
@@ -18,6 +18,7 @@ from models.priors.spec import (
     TransformerSpec,
     prior_keys,
 )
+from stages.contract.bounds import Count, Seed
 from stages.contract.config import ConfigModel, section_of, spec_from
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
@@ -39,9 +40,9 @@ class NetworkConfig(ConfigModel):
     size: NetworkSize | None = Field(
         "tiny", description="small and large are the paper's (16 and 20 layers of 2048); null: all numbers are given"
     )
-    width: PositiveInt | None = Field(None, description="width of a token; null: the size's")
-    num_layers: PositiveInt | None = Field(None, description="null: the size's")
-    num_heads: PositiveInt | None = Field(None, description="attention heads; null: the size's")
+    width: Count | None = Field(None, description="width of a token; null: the size's")
+    num_layers: Count | None = Field(None, description="null: the size's")
+    num_heads: Count | None = Field(None, description="attention heads; null: the size's")
     feed_forward_factor: PositiveFloat | None = Field(
         None, le=MOST_FACTOR, description="inner width of the feed-forward layers / width; null: the size's"
     )
@@ -84,9 +85,11 @@ class ValidationConfig:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
-    max_pairs: Annotated[int, Field(ge=4, description="most pairs of the split's validation part that are used")] = 2000
+    max_pairs: Annotated[Count, Field(ge=4, description="most pairs of the split's validation part that are used")] = (
+        2000
+    )
     samples_per_caption: Annotated[
-        PositiveInt, Field(description="samples for one caption, whose diversity is measured; 1: it is not measured")
+        Count, Field(description="samples for one caption, whose diversity is measured; 1: it is not measured")
     ] = 2
     all_captions: Annotated[
         bool | None,
@@ -100,7 +103,7 @@ class DiffusionValidationConfig(PriorSolver, ValidationConfig):
     """How a diffusion prior is sampled and evaluated."""
 
     num_steps: Annotated[
-        tuple[PositiveInt, ...], Field(min_length=1, description="numbers of sampling steps to report, ascending")
+        tuple[Count, ...], Field(min_length=1, description="numbers of sampling steps to report, ascending")
     ] = (1, 2, 4, 8, 16, 32, 64)
 
     def __post_init__(self) -> None:
@@ -131,7 +134,7 @@ class PriorConfig(StageConfig):
     spec_class: ClassVar[type[PriorSpec]]
 
     kind: str
-    seed: int = 0
+    seed: Seed = 0
     captions: CaptionsConfig = CaptionsConfig()
     split: SplitConfig = Field(SplitConfig(), description="that of the experiment")
     validation: ValidationConfig = ValidationConfig()

@@ -1,8 +1,9 @@
 """Trainings beside that on the captioned images: one on all images before it, and the distillation after it."""
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from models.priors.diffusion.spec import DistilledSpec
+from stages.contract.bounds import Count, CountOrZero
 from stages.contract.config import Address, ConfigModel
 from stages.storage.artifact import Artifact
 from stages.training.config import PhasedTrainingConfig, TrainingConfig
@@ -11,9 +12,9 @@ from stages.training.config import PhasedTrainingConfig, TrainingConfig
 class PhaseConfig(ConfigModel):
     """Steps of their own; batch, optimiser and schedule are those of ``training``."""
 
-    num_steps: PositiveInt
+    num_steps: Count
     learning_rate: PositiveFloat | None = Field(None, description="null: training.learning_rate")
-    warmup_steps: NonNegativeInt | None = Field(None, description="null: training.warmup_steps")
+    warmup_steps: CountOrZero | None = Field(None, description="null: training.warmup_steps")
 
     def own(self, training: TrainingConfig) -> TrainingConfig:
         """Return the training of this phase alone."""
@@ -24,7 +25,7 @@ class PhaseConfig(ConfigModel):
 class PretrainingConfig(PhaseConfig):
     """Steps before ``training``: on the embeddings of ALL images, captioned or not, with every caption left out."""
 
-    num_steps: PositiveInt = Field(description="optimiser steps; those of training.num_steps follow them")
+    num_steps: Count = Field(description="optimiser steps; those of training.num_steps follow them")
 
     def before(self, training: TrainingConfig) -> PhasedTrainingConfig:
         """Return both trainings as one; batch, optimiser and schedule are those of ``training``."""
@@ -34,9 +35,9 @@ class PretrainingConfig(PhaseConfig):
 class DistillationConfig(PhaseConfig):
     """A training after ``training``, by which a prior of few steps is made of the trained one."""
 
-    num_steps: PositiveInt = Field(description="optimiser steps")
-    sampling_steps: PositiveInt = Field(4, description="steps of sampling of the prior that is made")
-    teacher_steps: PositiveInt = Field(
+    num_steps: Count = Field(description="optimiser steps")
+    sampling_steps: Count = Field(4, description="steps of sampling of the prior that is made")
+    teacher_steps: Count = Field(
         64, description="steps of the teacher that they stand for, by DDIM; a multiple of sampling_steps"
     )
     guidance_scale: float = Field(

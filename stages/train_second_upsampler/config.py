@@ -2,8 +2,9 @@
 
 from typing import ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from stages.contract.bounds import Pixels
 from stages.training.upsampling.config import UpsamplerTrainingConfig
 
 
@@ -12,5 +13,5 @@ class TrainSecondUpsamplerConfig(UpsamplerTrainingConfig):
 
     stage: ClassVar[str] = "train_second_upsampler"
 
-    from_resolution: PositiveInt = Field(256, description="side of the images that it is to enlarge")
-    resolution: PositiveInt = Field(1024, description="side of the images that it gives")
+    from_resolution: Pixels = Field(256, description="side of the images that it is to enlarge")
+    resolution: Pixels = Field(1024, description="side of the images that it gives")

@@ -5,16 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
+from stages.contract.bounds import Count, CountOrZero, Seed
 from stages.contract.config import ConfigModel, RuntimeOnly
 from stages.contract.events import LoggedSteps, Metrics, RolledBack
 from stages.contract.secrets import redact_addresses
@@ -41,12 +34,12 @@ class TrainingConfig(ConfigModel):
     refuses accumulation (:func:`require_one_pass`).
     """
 
-    num_steps: PositiveInt = Field(description="optimiser steps")
-    batch_size: PositiveInt = Field(description="samples per optimiser step over all workers together")
+    num_steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="samples per optimiser step over all workers together")
     learning_rate: PositiveFloat = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
-    warmup_steps: NonNegativeInt = Field(0, description="steps of linear rise from 0 to learning_rate")
+    warmup_steps: CountOrZero = Field(0, description="steps of linear rise from 0 to learning_rate")
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine falls to 0")
     gradient_clip: PositiveFloat | None = Field(1.0, description="largest norm of the whole gradient; null: no limit")
     ema_decay: Fraction = Field(0.999, description="decay of the averaged weights, which are saved; 0: no average")
@@ -67,14 +60,14 @@ class TrainingConfig(ConfigModel):
     zero_stage: Annotated[Literal[0, 1, 2, 3], RuntimeOnly()] = Field(
         0, description="what DeepSpeed ZeRO splits over workers: 1 optimiser, 2 also gradients, 3 also weights"
     )
-    gradient_accumulation: Annotated[PositiveInt, RuntimeOnly()] = Field(
+    gradient_accumulation: Annotated[Count, RuntimeOnly()] = Field(
         1, description="forward and backward passes per step, for less memory"
     )
     compile: Annotated[bool, RuntimeOnly()] = Field(
         False, description="torch.compile the model: minutes at the start, faster steps; needs a C++ compiler"
     )
-    checkpoint_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(500, description="steps between checkpoints")
-    max_checkpoints: Annotated[PositiveInt, RuntimeOnly()] = Field(
+    checkpoint_interval: Annotated[Count, RuntimeOnly()] = Field(500, description="steps between checkpoints")
+    max_checkpoints: Annotated[Count, RuntimeOnly()] = Field(
         2, description="how many of the newest checkpoints are kept"
     )
     keep_checkpoint: Annotated[bool, RuntimeOnly()] = Field(
@@ -84,11 +77,11 @@ class TrainingConfig(ConfigModel):
     async_checkpoints: Annotated[bool, RuntimeOnly()] = Field(
         True, description="write checkpoints while training goes on; takes memory for one more copy of the state"
     )
-    log_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(50, description="steps between metrics")
-    validation_interval: Annotated[PositiveInt | None, RuntimeOnly()] = Field(
+    log_interval: Annotated[Count, RuntimeOnly()] = Field(50, description="steps between metrics")
+    validation_interval: Annotated[Count | None, RuntimeOnly()] = Field(
         None, description="steps between validations and sample images; null: at the end only"
     )
-    prefetch_batches: Annotated[PositiveInt, RuntimeOnly()] = Field(4, description="batches prepared ahead of use")
+    prefetch_batches: Annotated[Count, RuntimeOnly()] = Field(4, description="batches prepared ahead of use")
 
     def learning_rate_at(self, step: int) -> float:
         """Return the rate of the step (from 0): a linear rise over the warm-up, then constant or half a cosine to 0."""
@@ -265,7 +258,7 @@ class LoopConfig(StageConfig):
 class TrainStageConfig(LoopConfig):
     """The section of a stage that trains in the loop; it may have its own defaults for ``training``."""
 
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("training", mode="before")
     @classmethod

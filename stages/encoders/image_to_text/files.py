@@ -250,8 +250,9 @@ def _check_preprocessing(folder: Path, where: str) -> None:
         for part in (content, inner if isinstance(inner, dict) else {"image_processor": inner}):
             require_keys(part, _PREPROCESSING_KEYS, file, where)
             for key in ("image_processor_type", "feature_extractor_type"):
-                if part.get(key) is not None and part[key] not in _PROCESSORS:
-                    raise refuse(where, file, f"{key} is {shown(part[key])!r}", ", ".join(sorted(_PROCESSORS)))
+                kind = part.get(key)
+                if kind is not None and not (isinstance(kind, str) and kind in _PROCESSORS):
+                    raise refuse(where, file, f"{key} is {shown(kind)!r}", ", ".join(sorted(_PROCESSORS)))
             for key in ("size", "crop_size", "pad_size", "size_divisor"):
                 _require_small(part.get(key), key, file, where)
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from models.decoders.stable_diffusion.spec import CheckpointProcess, StableDiffusionSpec, TokenConditioning
+from stages.contract.bounds import Count, Pixels
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly, spec_from
 from stages.contract.digests import content_digest
 from stages.train_decoder.base_config import TextTunedConfig
@@ -25,8 +26,8 @@ class LoraTuning(ConfigModel):
     """Train low-rank additions to the attention's layers (Hu et al., arXiv 2106.09685), and the embedding's layer."""
 
     kind: Literal["lora"]
-    rank: PositiveInt = 16
-    alpha: PositiveInt | None = Field(None, description="the additions count alpha / rank; null: rank")
+    rank: Count = 16
+    alpha: Count | None = Field(None, description="the additions count alpha / rank; null: rank")
     layers: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="names of the layers, as diffusers has them"
     )
@@ -42,7 +43,7 @@ class StableDiffusionConfig(TextTunedConfig):
         None, description="folder of the checkpoint in diffusers' format, with weights as safetensors"
     )
     name: str | None = Field(None, description="or its name on the Hugging Face hub")
-    resolution: PositiveInt = Field(512, description="side of the images in pixels; that of encode_latents")
+    resolution: Pixels = Field(512, description="side of the images in pixels; that of encode_latents")
     tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning(kind="full")
     conditioning: TokenConditioning = TokenConditioning()
     process: CheckpointProcess = CheckpointProcess()

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from models.decoders.sampling import DecoderSampling
-from stages.contract.bounds import MOST_GIGABYTES
+from stages.contract.bounds import MOST_GIGABYTES, Count, Pixels
 from stages.contract.config import RuntimeOnly
 from stages.formats.splits import SplitConfig
 from stages.training.config import TrainStageConfig
@@ -19,15 +19,15 @@ class SamplesConfig(DecoderSampling):
 
     num_steps: int = 10
     guidance_scale: float = 1.5
-    num_images: PositiveInt = 16
+    num_images: Count = 16
 
 
 class SquaresConfig(TrainStageConfig):
     """Train on images as squares of one resolution."""
 
-    resolution: PositiveInt = Field(64, description="side of the images in pixels")
+    resolution: Pixels = Field(64, description="side of the images in pixels")
     split: SplitConfig = Field(SplitConfig(), description="that of the experiment")
-    held_out_images: PositiveInt = Field(64, description="most images of the split's validation part that are used")
+    held_out_images: Count = Field(64, description="most images of the split's validation part that are used")
     augmentation: ImageAugmentation | None = Field(
         None, description="random crops and flips of images to train on, for kinds that read pixels; null: none"
     )

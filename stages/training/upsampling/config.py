@@ -3,10 +3,11 @@
 import math
 from typing import ClassVar, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from models.decoders.upsampler.spec import UpsamplerSpec, UpsamplerUNet
 from models.diffusion.spec import ProcessConfig
+from stages.contract.bounds import Pixels
 from stages.contract.config import spec_from
 from stages.training.config import TrainingConfig
 from stages.training.images.config import ImageTrainingConfig
@@ -18,9 +19,9 @@ class UpsamplerTrainingConfig(ImageTrainingConfig):
     code_version: ClassVar[int] = 2
     model_folder: ClassVar[str] = "upsampler"
 
-    from_resolution: PositiveInt
-    resolution: PositiveInt
-    crop: PositiveInt | None = Field(
+    from_resolution: Pixels
+    resolution: Pixels
+    crop: Pixels | None = Field(
         None, description="side of the random part of an image that is trained on; null: whole images"
     )
     network: UpsamplerUNet = UpsamplerUNet()

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from cluster.authentication import authentication_at, check_authentication, host_of, is_loopback
-from cluster.errors import Unauthenticated
+from cluster.errors import Unauthenticated, Unreachable
 from pipeline.submission import permission_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,15 +126,36 @@ def test_a_cluster_that_asks_for_a_token_passes() -> None:
         ("[::1]:6379", "::1"),
         ("auto", None),
         ("local", None),
+        ("127.0.0.1:²", None),
     ],
 )
 def test_the_host_of_an_address(address: str, host: str | None) -> None:
     assert host_of(address) == host
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "ray://[::1", "[::1:6379", "http://a\u2100b:1"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    for ask in (lambda: host_of(address), lambda: check_authentication(address, allowed=True, **WORDS)):
+        with pytest.raises(Unreachable, match=r"^cluster: '.*' is no address \(.*\): allowed are host:port, ray:"):
+            ask()
+
+
+@pytest.mark.parametrize("address", ["ray://\udcff:1", "\udcff:1", "http://\udcff:1", f"http://{'a' * 300}:1"])
+def test_at_an_address_that_nobody_can_have_the_state_is_unknown(address: str) -> None:
+    assert authentication_at(address) == "unknown"
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("localhost", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False), ("192.0.2.7", False)],
+    [
+        ("a" * 300, False),
+        ("\udcff", False),
+        ("localhost", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("192.0.2.7", False),
+    ],
 )
 def test_which_hosts_are_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected

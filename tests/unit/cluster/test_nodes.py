@@ -20,8 +20,9 @@ def test_nodes_that_do_not_come_are_reported_in_time() -> None:
     assert time.monotonic() - started < 30
 
 
-def test_the_command_needs_the_number_of_nodes() -> None:
-    command = [sys.executable, "-m", "cluster.nodes"]
+@pytest.mark.parametrize("words", [[], ["two"], ["²"]])
+def test_the_command_needs_the_number_of_nodes(words: list[str]) -> None:
+    command = [sys.executable, "-m", "cluster.nodes", *words]
     done = subprocess.run(command, cwd=ROOT, env={"RAY_ADDRESS": "x:1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert (

@@ -1,88 +1,24 @@
 """Numbers without end: no key of an experiment takes infinity or NaN, and what counts time or bytes has a bound."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
-from functools import partial
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.config.loading import load_config
-from pipeline.config.messages import keys_of
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
+from tests.unit.pipeline.config.numbers_of_keys import faults_at, numbers_of
 
 SMOKE = Path(__file__).resolve().parents[4] / "configs" / "smoke.yaml"
 ENDLESS = (math.inf, -math.inf, math.nan, "inf", "-Infinity", "nan")
 LARGE = 1e300
 COUNTED = ("_seconds", "_timeout", "_wait", "wait_for_nodes", "_gigabytes", "timeout", "patience")
 
-Location = tuple[str | int, ...]
-Make = Callable[[Any], Any]
-Number = tuple[Location, Make]
-
-
-def floats_of(annotation: Any) -> Iterator[Number]:
-    """Yield where a type holds a float, and what makes a tree with a value there."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if annotation is float:
-        yield (), lambda value: value
-    elif isinstance(annotation, type) and (hasattr(annotation, "model_fields") or is_dataclass(annotation)):
-        yield from _floats_of_keys(keys_of(annotation))
-    elif origin is Annotated:
-        yield from floats_of(args[0])
-    elif origin in (Union, UnionType):
-        for option in args:
-            yield from floats_of(option)
-    elif isinstance(origin, type) and issubclass(origin, Mapping):
-        yield from (_below(path, make, "a", lambda inner: {"a": inner}) for path, make in floats_of(args[1]))
-    elif isinstance(origin, type) and issubclass(origin, Sequence):
-        for index, item in enumerate(item for item in args if item is not ...):
-            before = [0.5] * index
-            yield from (_below(path, make, index, partial(_at_end, before)) for path, make in floats_of(item))
-    else:
-        assert origin in (None, Literal), f"{annotation} may hold numbers that nothing here looks for"
-
-
-def _floats_of_keys(keys: Mapping[str, Any]) -> Iterator[Number]:
-    kind = {"kind": get_args(keys["kind"])[0]} if "kind" in keys else {}
-    for name, annotation in keys.items():
-        yield from (_below(path, make, name, partial(_with_key, kind, name)) for path, make in floats_of(annotation))
-
-
-def _below(path: Location, make: Make, part: str | int, wrap: Make) -> Number:
-    return (part, *path), lambda value: wrap(make(value))
-
-
-def _at_end(before: list[float], value: Any) -> list[Any]:
-    return [*before, value]
-
-
-def _with_key(kind: dict[str, str], name: str, value: Any) -> dict[str, Any]:
-    return {**kind, name: value}
-
-
-NUMBERS = list(floats_of(RunConfig))
-
-
-def faults_at(path: Location, tree: Any) -> list[str]:
-    """Return the types of what is found wrong at a path; pydantic's own has the tags of unions between its keys."""
-    try:
-        RunConfig.model_validate({"name": "a", **tree})
-    except ValidationError as error:
-        return [fault["type"] for fault in error.errors() if _is_within(path, fault["loc"])]
-    return []
-
-
-def _is_within(path: Location, location: tuple[Any, ...]) -> bool:
-    parts = iter(location)
-    return all(any(part == found for found in parts) for part in path)
+NUMBERS = list(numbers_of(RunConfig, float))
 
 
 @pytest.mark.parametrize("value", ENDLESS)

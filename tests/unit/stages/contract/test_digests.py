@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from stages.contract.digests import content_digest, file_digest, remembering, remote_checksums
+from stages.contract.digests import content_digest, content_digests, file_digest, remembering, remote_checksums
+from stages.contract.errors import InputFault
 from stages.download_shards.config import FolderSource, HuggingfaceSource, UrlListSource, WebdatasetSource
 from tests.factories import serve_folder
 
@@ -185,3 +186,53 @@ def test_a_list_or_a_shard_alone_counts_by_its_content(tmp_path):
     for source in (UrlListSource(kind="url_list", path=str(tmp_path / "a.csv")),
                    WebdatasetSource(kind="webdataset", path=str(tmp_path / "a.csv"))):  # fmt: skip
         assert source.identity()["path"] == expected
+
+
+def test_changes_below_a_path_that_is_no_utf8_are_noticed(tmp_path):
+    memory, folder = tmp_path / "digests.db", tmp_path / os.fsdecode(b"w\xff")
+    folder.mkdir()
+    file = write(folder / "a.tar", b"one")
+    for content in (b"one", b"another"):
+        write(file, content)
+        plain = [source.identity() for source in sources(folder)], content_digests(str(folder), ["a.tar"])
+        for _ in range(2):
+            with remembering(memory):
+                found = [source.identity() for source in sources(folder)], content_digests(str(folder), ["a.tar"])
+            assert found == plain
+            assert found[1] == {"a.tar": hashlib.sha256(content).digest()}
+            assert remembered(memory) == {os.fsencode(file): hashlib.sha256(content).digest()}
+
+
+def test_a_file_of_a_model_may_have_a_name_that_is_no_utf8(tmp_path):
+    (tmp_path / "model").mkdir()
+    write(tmp_path / "model" / os.fsdecode(b"\xff.json"), b"{}")
+    expected = content_digest(tmp_path / "model")
+    with remembering(tmp_path / "digests.db"):
+        assert content_digest(tmp_path / "model") == expected
+
+
+def test_what_sqlite_cannot_hold_is_read_each_time(tmp_path):
+    memory, file = tmp_path / "digests.db", write(tmp_path / "a.bin", b"one")
+    os.utime(file, ns=(0, 13_569_465_600 * 10**9))  # the year 2400
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        os.utime(file, ns=(0, 13_569_465_600 * 10**9))
+        with remembering(memory):
+            assert file_digest(file) == hashlib.sha256(content).digest()
+            assert file_digest(write(tmp_path / "b.bin", content)) == hashlib.sha256(content).digest()
+        assert list(remembered(memory)) == [str(tmp_path / "b.bin")]
+    assert not (tmp_path / "digests.db.damaged").exists()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "n" * 300, "../outside"])
+def test_names_that_no_file_here_has_are_left_out(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "outside", b"one")
+    assert content_digests(str(tmp_path / "folder"), [name]) == {}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_neither_file_nor_folder_has_no_digest(tmp_path, make):
+    make(tmp_path / "model")
+    with pytest.raises(InputFault, match=r"model: found a FIFO, a socket or a device: expected a file or a folder"):
+        content_digest(tmp_path / "model")

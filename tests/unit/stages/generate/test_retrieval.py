@@ -141,6 +141,15 @@ def test_of_many_images_it_holds_a_sample(world: World) -> None:
     assert np.array_equal(sampled, again.index.rows.numpy())
 
 
+def test_a_sample_is_made_by_a_split_of_any_seed(world: World) -> None:
+    config = world.config(retrieval={"num_embeddings": 9}, split=SPLIT | {"seed": -1})
+    made, again = (make_index(config, world.inputs) for _ in range(2))
+    assert made is not None
+    assert again is not None
+    assert len(np.unique(made.index.rows.numpy(), axis=0)) == 9
+    assert np.array_equal(made.index.rows.numpy(), again.index.rows.numpy())
+
+
 def test_images_of_prompts_are_made_of_embeddings_that_the_decoder_knows(world: World, tmp_path: Path) -> None:
     config = world.config(prompts={"kind": "scenes", "num": 5})
     output = Output(str(tmp_path), "generate", "g0")

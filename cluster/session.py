@@ -108,7 +108,7 @@ def check_reachable(address: str) -> None:
     if not host or not is_port(port):
         return  # 'auto' and the like: Ray searches for a cluster on this machine
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError, OverflowError) as error:  # a name or a port that no host has
         raise _unreachable(address, str(error)) from error
 

@@ -120,7 +120,7 @@ class NotifyConfig(ConfigModel):
 class RunConfig(ConfigModel):
     """One experiment. A stage runs where its section is present; ``null`` takes it out of the graph."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
     store: AnyAddress = Field(
         default_factory=default_store,
         description=f"folder or fsspec URI for artifacts and runs; none: that of {STORE_VARIABLE}, else workspace",

@@ -1,5 +1,6 @@
 """What goes wrong before there is a Ray to work with is reported in a sentence."""
 
+import socket
 import subprocess
 import sys
 
@@ -30,3 +31,8 @@ def test_addresses_that_no_cluster_can_have_are_reported(address: str) -> None:
 @pytest.mark.parametrize("address", ["auto", "127.0.0.1:²", ":80"])
 def test_what_names_no_port_is_left_to_ray(address: str) -> None:
     check_reachable(address)
+
+
+def test_an_address_of_version_6_is_reached() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        check_reachable(f"[::1]:{server.getsockname()[1]}")

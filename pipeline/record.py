@@ -1,7 +1,7 @@
 """The record of a run, runs/<run>/run.json: parsed and written here, and what ``--json`` prints of it."""
 
 import uuid
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,7 @@ from stages.contract.texts import one_line
 StageState = Literal["done", "reused", "failed", "blocked", "running", "interrupted"]
 MOST_FAULTS = 5
 Status = Literal["running", "done", "failed", "interrupted"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="a part of paths")]
 
 
 def rate_of(made: int | None, seconds: float, startup_seconds: float) -> float | None:
@@ -80,14 +81,14 @@ class MlflowRuns(_Part):
 class RunRecord(_Part):
     """What is known of a run."""
 
-    run: str
+    run: Name
     name: str
     status: Status
     started: str
     finished: str | None = None
     config_path: str
     config: dict[str, Any]
-    plan: dict[str, PlannedEntry]
+    plan: dict[Name, PlannedEntry]
     stages: list[StageEntry] = Field(default_factory=list)
     metrics: dict[str, int | float] = Field(default_factory=dict)
     measures: dict[str, Measure] = Field(

@@ -61,7 +61,7 @@ class Target:
 
 def find_target(name: str | None, store: str) -> Target:
     """Return the artifact at a path or URI, or else the run of this id or beginning of one; None: the latest run."""
-    artifact = None if name is None else _artifact_at(name)
+    artifact = _artifact_at(name) if name else None  # the path "" would be the current folder
     if artifact is not None:
         root = artifact.uri.rstrip("/").rsplit("/", FEWEST_PARTS)[0]
         return Target(f"{artifact.stage} {artifact.fingerprint}", Store(root), (artifact,))

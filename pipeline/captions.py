@@ -5,18 +5,25 @@ cards and MLflow.
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.record import finite_number
+
 
 def caption_fraction(identity: Mapping[str, Any]) -> float | None:
-    """Return the fraction of the human captions that a stage of this identity may read; None: it reads none."""
+    """Return the fraction of the human captions that a stage of this identity may read; None: none, or not known."""
     captions = identity.get("captions")
-    return float(captions["fraction"]) if isinstance(captions, Mapping) else None
+    return finite_number(captions.get("fraction")) if isinstance(captions, Mapping) else None
 
 
 def pseudo_weight(identity: Mapping[str, Any]) -> float | None:
-    """Return the weight of pseudo-captions for an image that has both kinds, of 1; None: the stage knows of none."""
+    """Return the weight of pseudo-captions for an image that has both kinds, of 1; None: it knows of none."""
     captions = identity.get("captions")
     mix = captions.get("mix") if isinstance(captions, Mapping) else None
-    return float(mix["pseudo"]) / (float(mix["human"]) + float(mix["pseudo"])) if isinstance(mix, Mapping) else None
+    if not isinstance(mix, Mapping):
+        return None
+    human, pseudo = (finite_number(mix.get(name)) for name in ("human", "pseudo"))
+    if human is None or pseudo is None or min(human, pseudo) < 0 or human + pseudo == 0:  # of another version
+        return None
+    return pseudo / (human + pseudo)
 
 
 def format_fraction(fraction: float | None) -> str:

@@ -221,9 +221,8 @@ def status(
     """Show a run, or all runs of the store."""
     from pipeline.heartbeat import life_of
     from pipeline.report import run_view, runs_table, status_document
-    from pipeline.store import Store as RunStore
 
-    found = RunStore(store)
+    found = _store(store)
     if run_id is None:
         records = list(found.runs())
         lives = [life_of(record, found) for record in records]

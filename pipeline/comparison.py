@@ -12,7 +12,7 @@ from pipeline.captions import caption_fraction, format_fraction, pseudo_weight
 from pipeline.console import PlainTable, plain
 from pipeline.heartbeat import life_of
 from pipeline.protocols import ProtocolGroup, describe_differences, describe_held_out, group_by_protocol
-from pipeline.record import RunRecord, StageEntry
+from pipeline.record import RunRecord, StageEntry, finite
 from pipeline.splits import format_split, split_of
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
@@ -82,28 +82,31 @@ def decoder_kind(record: RunRecord) -> str:
     if "train_decoder" not in planned:
         return ABSENT
     levels = sum(name in planned for name in MODELS) - 1
-    return f"{planned['train_decoder'].identity['kind']}{f' + {levels} upsampler' if levels else ''}"
+    return f"{planned['train_decoder'].kind or ABSENT}{f' + {levels} upsampler' if levels else ''}"
 
 
 def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str, Any]:
     """Return the table, and every metric of every run."""
-    return {
-        "runs": {
-            record.run: {
-                "status": life_of(record, store).status,
-                "decoder": decoder_kind(record),
-                "figures": {name: _figure_document(figure) for name, figure in figures_of(record, store).items()},
-                "metrics": record.metrics,
-                "measures": {name: asdict(measure) for name, measure in record.measures.items()},
-                "protocols": record.protocols,
-            }
-            for record in records
-        },
-        "not_comparable": [
-            *_warnings(records, [figures_of(record, store) for record in records]),
-            *describe_held_out(records),
-        ],
-    }
+    document: dict[str, Any] = finite(
+        {
+            "runs": {
+                record.run: {
+                    "status": life_of(record, store).status,
+                    "decoder": decoder_kind(record),
+                    "figures": {name: _figure_document(figure) for name, figure in figures_of(record, store).items()},
+                    "metrics": record.metrics,
+                    "measures": {name: asdict(measure) for name, measure in record.measures.items()},
+                    "protocols": record.protocols,
+                }
+                for record in records
+            },
+            "not_comparable": [
+                *_warnings(records, [figures_of(record, store) for record in records]),
+                *describe_held_out(records),
+            ],
+        }
+    )
+    return document
 
 
 def _figure_document(figure: Figure) -> dict[str, Any]:
@@ -247,7 +250,9 @@ def _training_rate(record: RunRecord) -> Figure:
 
 def _decoder_parameters(record: RunRecord, store: Store) -> Figure:
     found = _parameters(record, store, MODELS)
-    if found.value is None or not SPECS[record.plan["train_decoder"].identity["kind"]].has_first_stage:
+    decoder = record.plan.get("train_decoder")
+    spec = None if decoder is None or decoder.kind is None else SPECS.get(decoder.kind)
+    if found.value is None or spec is None or not spec.has_first_stage:
         return found
     return Figure(found.value, "its autoencoder included")
 

@@ -1,9 +1,11 @@
 """The record of a run, runs/<run>/run.json: parsed and written here, and what ``--json`` prints of it."""
 
+import math
+import sys
 import uuid
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from pipeline.errors import UsageError
 from stages.contract.measures import Measure, Protocol
@@ -13,12 +15,29 @@ from stages.contract.texts import one_line
 StageState = Literal["done", "reused", "failed", "blocked", "running", "interrupted"]
 MOST_FAULTS = 5
 Status = Literal["running", "done", "failed", "interrupted"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="a part of paths")]
+Count = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # a larger one is nobody's, and no float
 
 
 def rate_of(made: int | None, seconds: float, startup_seconds: float) -> float | None:
     """Return the items a second of a stage that made so many after its start-up; None: nothing, or not known."""
     busy = seconds - startup_seconds
     return made / busy if made and busy > 0 else None
+
+
+def finite_number(value: Any) -> float | None:
+    """Return a value of a record as a number; None: it is none, or not finite."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None
+
+
+def finite(tree: Any) -> Any:
+    """Return a document with None for numbers that are not finite, which JSON has not."""
+    if isinstance(tree, dict):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 class _Part(BaseModel):
@@ -31,21 +50,27 @@ class PlannedEntry(_Part):
     fingerprint: str = Field(pattern=r"^[\w-]{1,64}$", description="a part of paths")
     identity: dict[str, Any]
 
+    @property
+    def kind(self) -> str | None:
+        """The kind of a stage's model; None: it makes none, or another version says so otherwise."""
+        kind = self.identity.get("kind")
+        return kind if isinstance(kind, str) else None
+
 
 class StageEntry(_Part):
     """How a stage ended, or that it runs; one that failed has an error, one that ended well counts and notes."""
 
     name: str
     state: StageState
-    seconds: float
-    startup_seconds: float
+    seconds: FiniteFloat
+    startup_seconds: FiniteFloat
     upstream: list[str] | None = Field(None, alias="followed", description="inputs that were still made when it began")
     error: str = ""
     bad_input: bool = False
-    items: int | None = None
+    items: Count | None = None
     item_name: str = ""
-    made: int | None = Field(None, description="of the items, those that the last start made; none: not known")
-    counts: dict[str, int] = Field(default_factory=dict)
+    made: Count | None = Field(None, description="of the items, those that the last start made; none: not known")
+    counts: dict[str, Count] = Field(default_factory=dict)
     notes: dict[str, str] = Field(default_factory=dict)
     fingerprint: str
     log: str
@@ -80,24 +105,24 @@ class MlflowRuns(_Part):
 class RunRecord(_Part):
     """What is known of a run."""
 
-    run: str
+    run: Name
     name: str
     status: Status
     started: str
     finished: str | None = None
     config_path: str
     config: dict[str, Any]
-    plan: dict[str, PlannedEntry]
+    plan: dict[Name, PlannedEntry]
     stages: list[StageEntry] = Field(default_factory=list)
-    metrics: dict[str, int | float] = Field(default_factory=dict)
+    metrics: dict[str, Count | float] = Field(default_factory=dict)
     measures: dict[str, Measure] = Field(
         default_factory=dict, description="interval, number and protocol of metrics, by the same names"
     )
     protocols: dict[str, Protocol] = Field(default_factory=dict, description="those of the measures, by digest")
     artifacts: dict[str, str] = Field(default_factory=dict)
     mlflow: MlflowRuns | None = None
-    seconds: float | None = None
-    overhead_seconds: float | None = None
+    seconds: FiniteFloat | None = None
+    overhead_seconds: FiniteFloat | None = None
 
     @classmethod
     def parse(cls, content: Any, where: str) -> Self:
@@ -120,7 +145,7 @@ class RunRecord(_Part):
 
     def document(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        content = self.to_json()
+        content = finite(self.to_json())
         return {name: content[name] for name in ("run", "status", "stages", "metrics", "artifacts") if name in content}
 
     def stage(self, name: str) -> StageEntry | None:

@@ -11,6 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
+from stages.storage.listing import find_files
+
 _TABLE = "CREATE TABLE IF NOT EXISTS records (path TEXT PRIMARY KEY, version TEXT, content BLOB) WITHOUT ROWID"
 #: What fsspec's file systems call what changes with an object's content.
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_settings", "generation")
@@ -53,3 +57,25 @@ class RecordCache:
         except (OSError, sqlite3.Error) as error:
             _log.info("run records are not kept: %s cannot be used (%s)", self._path, error)
             return []
+
+
+def cached_records(fs: fsspec.AbstractFileSystem, folder: str, name: str, prefix: str, cache: Path) -> dict[str, bytes]:
+    """Return the records in the folders below one, by the names of these that begin so.
+
+    All are listed at once, and only those are requested that the file of this machine does not hold in their version.
+    """
+    versions = {path: version_of(info) for path, info in find_files(fs, folder).items() if path.endswith(f"/{name}")}
+    runs = {path: path.removesuffix(f"/{name}").rpartition("/")[2] for path in versions}
+    wanted = {path: run for path, run in runs.items() if run.startswith(prefix)}
+    kept = RecordCache(cache)
+    contents = {path: content for path, content in kept.get(versions).items() if path in wanted}
+    missing = [path for path in wanted if path not in contents]
+    if missing:
+        found = fs.cat(missing, on_error="return")
+        for error in (one for one in found.values() if isinstance(one, Exception)):
+            if not isinstance(error, FileNotFoundError):  # it was removed meanwhile
+                raise error
+        read = {path: bytes(one) for path, one in found.items() if not isinstance(one, Exception)}
+        kept.put(read, versions)
+        contents |= read
+    return {wanted[path]: content for path, content in contents.items()}

@@ -35,7 +35,7 @@ def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
         table.caption, table.caption_justify = plain(life.words), "left"
     rows = [_row(record, stage, life) for stage in record.stages]
     whole = []
-    if record.overhead_seconds is not None:
+    if record.overhead_seconds is not None and record.seconds is not None:
         scheduling = {"stage": "Ray, tracking, scheduling", "seconds": f"{record.overhead_seconds:.1f}"}
         whole = [scheduling, {"stage": "all", "seconds": f"{record.seconds:.1f}"}]
     shown = [*_WORDS, *(name for name in _NUMBERS if any(row.get(name) for row in [*rows, *whole]))]

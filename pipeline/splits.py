@@ -3,14 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.captions import format_fraction
 from stages.formats.splits import SplitConfig
 
 
 def split_of(identity: Mapping[str, Any]) -> SplitConfig | None:
-    """Return the split that a stage of this identity keeps to; None: it keeps to none, or recorded none."""
+    """Return the split that a stage of this identity keeps to; None: it keeps to none, or none is known."""
     found = identity.get("split")
-    return SplitConfig(**found) if isinstance(found, Mapping) else None
+    try:
+        return SplitConfig.model_validate(found) if isinstance(found, Mapping) else None
+    except ValidationError:  # of another version
+        return None
 
 
 def format_split(split: SplitConfig) -> str:

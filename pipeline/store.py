@@ -18,7 +18,7 @@ import fsspec
 from pipeline.errors import UsageError
 from pipeline.leases import Leases, LeaseTimes
 from pipeline.record import RunRecord
-from pipeline.record_cache import RecordCache, version_of
+from pipeline.record_cache import cached_records
 from stages.contract.errors import LeaseLost, StageError
 from stages.contract.parsing import load_json, parsing
 from stages.contract.secrets import redact_addresses
@@ -26,7 +26,6 @@ from stages.contract.texts import one_line, show_value
 from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
 from stages.storage.filesystems import describe_error, is_local, is_remote, open_address, root_address
 from stages.storage.leases import Fence
-from stages.storage.listing import find_files
 from stages.storage.private_folders import user_folder
 
 _log = logging.getLogger(__name__)
@@ -35,6 +34,7 @@ PRIVATE = 0o600  # of files that name addresses: their owner alone reads them
 _HEARTBEAT = "heartbeat.json"
 RECORD = "run.json"
 _READS_AT_ONCE = 16
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # or a file among folders, or a folder itself
 LARGEST_DOCUMENT = 64 << 20  # bytes
 
 FORMAT = 1
@@ -138,6 +138,16 @@ class Store:
                 "store=… or the version that made it"
             )
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raise what a file system says as a UsageError, but for what is not there."""
+        try:
+            yield
+        except (*_NO_FILE, StageError):
+            raise
+        except Exception as error:
+            raise self._unusable(error, "cannot be read") from error
+
     def _unusable(self, error: Exception, what: str) -> UsageError:
         if isinstance(error, UsageError):
             return error
@@ -240,16 +250,23 @@ class Store:
             if self.local_root is None:
                 raise
             return None  # of another user of this machine
-        except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
+        except _NO_FILE:
             return None
 
     def _parse_run(self, run: str, content: bytes) -> RunRecord:
+        where = one_line(f"{self.uri}/{_run_file(run)}")
         try:
-            return RunRecord.parse(self._parse(_run_file(run), content), one_line(f"{self.uri}/{_run_file(run)}"))
+            record = RunRecord.parse(self._parse(_run_file(run), content), where)
         except _Unreadable as error:
             raise UsageError(
                 f"{error}: is not the record of a run: run its config again, or remove its folder"
             ) from None
+        if record.run != run:  # by which the run's files are found, and deleted
+            raise UsageError(
+                f"{where}: run: found {show_value(record.run)}: expected the name of its folder, {show_value(run)}: "
+                "give the folder its name back, or remove its folder"
+            )
+        return record
 
     def write_heartbeat(self, run: str, content: Mapping[str, Any]) -> None:
         """Replace a run's sign of life."""
@@ -259,7 +276,7 @@ class Store:
         """Return the content of a run's sign of life, or None where there is none that can be read."""
         try:
             return self._read_json(f"runs/{run}/{_HEARTBEAT}")
-        except (FileNotFoundError, NotADirectoryError, PermissionError, _Unreadable):
+        except (*_NO_FILE, PermissionError, _Unreadable):
             return None
 
     def tracking_folder(self, run: str) -> Output:
@@ -280,39 +297,20 @@ class Store:
 
     def _contents_of_runs(self, prefix: str) -> dict[str, bytes]:
         """Read the records of these runs, by their ids; those of another user of this machine are left out."""
-        fs = self._fs_and_root[0]
         if self.local_root is None:
-            return self._remote_contents(prefix)
+            with self._reading():
+                cache = self.local_base / "records.db"
+                return cached_records(self._fs_and_root[0], self._path("runs"), RECORD, prefix, cache)
 
         def read(run: str) -> bytes | None:
             try:
-                return bytes(fs.cat_file(self._path(_run_file(run))))
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                return bytes(self._fs_and_root[0].cat_file(self._path(_run_file(run))))
+            except (*_NO_FILE, PermissionError):
                 return None
 
         runs = [run for run in self.run_names() if run.startswith(prefix)]
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # the folder may lie on another machine
             return {run: found for run, found in zip(runs, pool.map(read, runs), strict=True) if found is not None}
-
-    def _remote_contents(self, prefix: str) -> dict[str, bytes]:
-        """List all records at once, and request only those that this machine does not know in the same version."""
-        fs, end = self._fs_and_root[0], f"/{RECORD}"
-        listed = find_files(fs, self._path("runs"))
-        versions = {path: version_of(info) for path, info in listed.items() if path.endswith(end)}
-        runs = {path: path.removesuffix(end).rpartition("/")[2] for path in versions}
-        wanted = {path: run for path, run in runs.items() if run.startswith(prefix)}
-        cache = RecordCache(self.local_base / "records.db")
-        contents = {path: content for path, content in cache.get(versions).items() if path in wanted}
-        missing = [path for path in wanted if path not in contents]
-        if missing:
-            found = fs.cat(missing, on_error="return")
-            for error in (one for one in found.values() if isinstance(one, Exception)):
-                if not isinstance(error, FileNotFoundError):  # it was removed meanwhile
-                    raise error
-            read = {path: bytes(one) for path, one in found.items() if not isinstance(one, Exception)}
-            cache.put(read, versions)
-            contents |= read
-        return {wanted[path]: content for path, content in contents.items()}
 
     def run_names(self) -> list[str]:
         """List the ids of all runs, whether their records can be read or not."""
@@ -324,13 +322,16 @@ class Store:
 
     def _names_in(self, folder: str) -> list[str]:
         try:
-            found = self._fs_and_root[0].ls(self._path(folder), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
+            with self._reading():
+                found = self._fs_and_root[0].ls(self._path(folder), detail=False)
+        except _NO_FILE:
             return []
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
 
     def find_run(self, name: str | None) -> RunRecord:
         """Return the latest run, or the latest whose id starts with ``name``."""
+        if name is not None and not name.strip():  # such as "$RUN" of a variable that is not set
+            raise UsageError("run: found an empty name: expected a run's id or its beginning: `corgi status` lists all")
         for record in self.runs(name or ""):
             return record
         for run in self.run_names():
@@ -358,7 +359,7 @@ class Store:
         """Return a file of a run's logs; empty where there is none."""
         try:
             return bytes(self._fs_and_root[0].cat_file(self._path(f"runs/{run}/logs/{name}")))
-        except (FileNotFoundError, NotADirectoryError):
+        except _NO_FILE:
             return b""
 
     # ---- files

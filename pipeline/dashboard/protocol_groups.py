@@ -1,6 +1,5 @@
 """Figures of several runs, those apart that were not measured alike: side by side, and against the captions read."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -102,7 +101,7 @@ def _asked(record: RunRecord) -> float:
 
 def _point(records: Sequence[RunRecord], name: str) -> dict[str, Any]:
     runs = [{"run": record.run, **metric(record, name)} for record in records]
-    values = [run["value"] for run in runs if math.isfinite(run["value"])]
+    values = [run["value"] for run in runs if run["value"] is not None]
     fractions = [fraction for record in records if (fraction := supervision(record)[1]) is not None]
     return {
         "fraction": statistics.fmean(fractions),

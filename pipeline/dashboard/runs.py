@@ -12,7 +12,7 @@ from pipeline.config.schema import STAGES, RunConfig
 from pipeline.dashboard.units import UnitStates
 from pipeline.heartbeat import Heartbeat, Life, life_of
 from pipeline.progress import USED
-from pipeline.record import RunRecord, StageEntry
+from pipeline.record import RunRecord, StageEntry, finite_number
 from pipeline.store import Store
 from pipeline.summary import FAILED, SKIPPED
 from pipeline.tracking_state import flatten
@@ -82,11 +82,11 @@ def metric(record: RunRecord, name: str) -> dict[str, Any]:
     """Return a metric's value, with its interval, number, protocol and note where the record has them."""
     stage, _, own = name.partition("/")
     entry, measure = record.stage(stage), record.measures.get(name)
-    found: dict[str, Any] = {"value": record.metrics[name]}
+    found: dict[str, Any] = {"value": finite_number(record.metrics[name])}
     if measure is not None:
         found |= {"n": measure.n, "protocol": measure.protocol}
         if measure.low is not None and measure.high is not None:
-            found |= {"low": measure.low, "high": measure.high}
+            found |= {"low": finite_number(measure.low), "high": finite_number(measure.high)}
     if entry is not None and own in entry.notes:
         found["about"] = entry.notes[own]
     return found
@@ -186,7 +186,8 @@ def _entry(entry: StageEntry, life: Life) -> dict[str, Any]:
 
 def _used(record: RunRecord, stage: str) -> dict[str, float]:
     """Return data wait and the use of processors of a stage that has trained."""
-    return {name: value for name in USED if (value := record.metrics.get(f"{stage}/{name}")) is not None}
+    found = {name: finite_number(record.metrics.get(f"{stage}/{name}")) for name in USED}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _inputs(record: RunRecord, store: Store) -> dict[str, list[str]]:

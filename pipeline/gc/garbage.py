@@ -106,8 +106,8 @@ def read_records(store: Store) -> list[RunRecord]:
             records.append(record)
         elif run_folder(store, run).exists("run.json"):
             raise UsageError(
-                f"gc: the record of run {run} is another user's: what it needs is not known: run this as its owner, or "
-                "as one who may read it"
+                f"gc: the record of run {run} is another user's, or no file: what it needs is not known: run this as "
+                "its owner, or as one who may read it"
             )
     return sorted(records, key=lambda record: record.started, reverse=True)
 
@@ -119,6 +119,8 @@ def run_folder(store: Store, run: str) -> Artifact:
 
 def _forgotten(store: Store, records: Sequence[RunRecord], choice: Choice) -> set[str]:
     found: dict[str, RunRecord] = {}
+    if not all(name.strip() for name in choice.runs):  # such as "$RUN" of a variable that is not set
+        raise UsageError("gc: --forget: found an empty name: expected a run's id or its beginning: give one's id")
     for name in choice.runs:
         matching = [record for record in records if record.run == name]
         matching = matching or [record for record in records if record.run.startswith(name)]

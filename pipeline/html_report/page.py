@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import yaml
 
 from pipeline.captions import format_captions
-from pipeline.comparison import ROWS, Figure, decoder_kind, figures_of
+from pipeline.comparison import ABSENT, ROWS, Figure, decoder_kind, figures_of
 from pipeline.end_report import end_lines
 from pipeline.heartbeat import life_of
 from pipeline.html_report.html import document, escape, findings_part, folded, image, table
@@ -47,7 +47,7 @@ def _heading(record: RunRecord, store: Store) -> Iterator[str]:
 def _kind(record: RunRecord) -> str:
     """Say what the models are, and which of the captions taught them."""
     kinds = {"prior": record.plan.get("train_prior"), "decoder": record.plan.get("train_decoder")}
-    words = [f"a {name} of kind {entry.identity.get('kind', '?')}" for name, entry in kinds.items() if entry]
+    words = [f"a {name} of kind {entry.kind or ABSENT}" for name, entry in kinds.items() if entry]
     if record.plan.get("train_decoder"):
         words[-1] = f"a decoder of kind {decoder_kind(record)}"
     captions = {name: format_captions(entry.identity) for name, entry in record.plan.items()}

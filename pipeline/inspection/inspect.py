@@ -17,7 +17,7 @@ from stages.contract.findings import Findings, InspectionContext
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageSummary, optional_module
 from stages.contract.texts import by_number
-from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
+from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact, unit_record
 from stages.storage.filesystems import open_address
 
 LOSSES = ("failed_", "removed_")
@@ -39,12 +39,14 @@ class Target:
 
     def input_of(self, artifact: Artifact, stage: str) -> Artifact | None:
         """Return the artifact of a stage that this one was made from, directly or through others; None: unknown."""
-        if artifact.stage == stage:
-            return artifact
-        for source, fingerprint in _inputs(artifact).items():
-            found = self.input_of(self.store.artifact(source, fingerprint), stage)
-            if found is not None:
-                return found
+        waiting, seen = [artifact], set[tuple[str, str]]()
+        while waiting:
+            one = waiting.pop()
+            if one.stage == stage:
+                return one
+            if (one.stage, one.fingerprint) not in seen:  # manifests by another hand may lead in a circle
+                seen.add((one.stage, one.fingerprint))
+                waiting += [self.store.artifact(*source) for source in reversed(_inputs(one).items())]
         return None
 
     def tracked_run(self, artifact: Artifact) -> tuple[str, str] | None:
@@ -61,7 +63,7 @@ class Target:
 
 def find_target(name: str | None, store: str) -> Target:
     """Return the artifact at a path or URI, or else the run of this id or beginning of one; None: the latest run."""
-    artifact = None if name is None else _artifact_at(name)
+    artifact = _artifact_at(name) if name else None  # the path "" would be the current folder
     if artifact is not None:
         root = artifact.uri.rstrip("/").rsplit("/", FEWEST_PARTS)[0]
         return Target(f"{artifact.stage} {artifact.fingerprint}", Store(root), (artifact,))
@@ -113,6 +115,7 @@ def inspect(target: Target, *, max_shards: int) -> list[Findings]:
 
 def _inspect_one(target: Target, artifact: Artifact, max_shards: int) -> Findings:
     units = artifact.done_units()
+    _require_counts(artifact, units)
     state = "done" if artifact.is_complete else "partial" if units else "new"
     findings = Findings(artifact.stage, artifact.fingerprint, redact_addresses(artifact.uri), state)
     summary = Manifest.of(artifact).summary if artifact.is_complete else _so_far(artifact.stage, units)
@@ -125,6 +128,17 @@ def _inspect_one(target: Target, artifact: Artifact, max_shards: int) -> Finding
             _add_tracked_images(findings, target, artifact)
         _add_files(findings, artifact)
     return findings
+
+
+def _require_counts(artifact: Artifact, units: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse records that do not count as those of all stages do."""
+    for name, record in units.items():
+        counted = [record.get(field, {}) for field in LOST_FIELDS]
+        numbers = [count for causes in counted if isinstance(causes, Mapping) for count in causes.values()]
+        are_counts = all(isinstance(number, int) for number in [record.get("step", 0), *numbers])
+        if not are_counts or not all(isinstance(causes, Mapping) for causes in counted):
+            found = f"damaged content (no numbers under step, {', '.join(LOST_FIELDS)})"
+            raise artifact.damaged_file(unit_record(name), unit_record(name), found)
 
 
 def _add_lost(findings: Findings, units: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """The outbox of a run: opened beside the run, or later, to send what was kept."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,8 @@ def start_delivery(
         spool.keep(0.0)
     record.mlflow = MlflowRuns.at(recorded_address(uri), record.mlflow)
     store.write_run(record)  # a driver that is killed now goes on in the runs that the server is about to make
-    experiment = str(record.config.get("tracking", {}).get("experiment", "corgi"))
+    tracking = record.config.get("tracking")
+    experiment = str(tracking.get("experiment", "corgi") if isinstance(tracking, Mapping) else "corgi")
     register = partial(_register, record=record, store=store, config=config)
     target = Target(uri, experiment, record.run, register)
     return Delivery(spool, target, record.mlflow, report).start()

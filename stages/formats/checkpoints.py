@@ -4,6 +4,7 @@ A checkpoint depends neither on the number of workers nor on the ZeRO stage that
 """
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,7 +227,8 @@ def take_checkpoint(source: Artifact, step: int, output: Output) -> None:
 def checkpoint_steps(artifact: Artifact) -> list[int]:
     """Return the steps of all whole checkpoints, ascending."""
     names = artifact.glob(f"{UNITS}/{_PREFIX}*.json")
-    return sorted(int(name.removesuffix(".json").rpartition(_PREFIX)[2]) for name in names)
+    steps = (name.removesuffix(".json").rpartition(_PREFIX)[2] for name in names)
+    return sorted(int(step) for step in steps if re.fullmatch(r"[0-9]{8,18}", step))  # others are not ours
 
 
 def read_checkpoint(output: Output, step: int) -> Checkpoint:

@@ -44,5 +44,6 @@ def write_clip(output: Output, weights: "Mapping[str, Tensor]", config: Mapping[
 
 def local_clip(artifact: Artifact) -> Path:
     """Return a local folder with all files of the model, to be opened at once."""
-    files = [artifact.local(name) for name in artifact.glob(f"{_FOLDER}/*")]
-    return files[0].parent
+    for name in artifact.glob(f"{_FOLDER}/*"):
+        artifact.local(name)
+    return artifact.local(f"{_FOLDER}/{CLIP_CONFIG}").parent

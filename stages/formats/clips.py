@@ -2,12 +2,13 @@
 comparison.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from stages.contract.documents import Document
 from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.texts import show_value
 from stages.storage.artifact import Artifact, Output
 
 _FILE = "clips.json"
@@ -40,8 +41,13 @@ class Clips:
     """What belongs to them, for messages."""
 
     @classmethod
-    def parse(cls, content: Sequence[Any], artifact: Artifact, name: str, *, owner: str) -> "Clips":
+    def parse(cls, content: Any, artifact: Artifact, name: str, *, owner: str) -> "Clips":
         """Return the models listed in the artifact's file ``name``."""
+        if not isinstance(content, list):
+            raise ArtifactError(
+                f"{artifact.stage}: {artifact.path(name)}: found {show_value(content)} for the CLIP models: expected a "
+                f"list of them: delete {artifact.uri} and run again"
+            )
         return cls(tuple(ClipIdentity.parse(one, artifact, name) for one in content), owner)
 
     def __iter__(self) -> Iterator[ClipIdentity]:

@@ -1,11 +1,13 @@
 """Files of which there is one for each shard, laid out as embedding-reader has them: <kind>/<kind>_<shard>.npy."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.contract.parsing import parsing
 from stages.storage.artifact import Artifact, Output, unit_record
 from stages.storage.npy_reader import NpyReader, map_npy
 
@@ -39,12 +41,23 @@ def has_table(artifact: Artifact, kind: str, shard: str) -> bool:
 
 def load_table(artifact: Artifact, kind: str, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a table, or some columns of it."""
-    return pq.read_table(artifact.local(table_name(kind, shard), record=unit_record(shard)), columns=columns)
+    path = artifact.local(table_name(kind, shard), record=unit_record(shard))
+    with whole_parquet(artifact, table_name(kind, shard), shard):
+        return pq.read_table(path, columns=columns)
 
 
 def table_schema(artifact: Artifact, kind: str, shard: str) -> pa.Schema:
     """Return a table's schema."""
-    return pq.read_schema(artifact.local(table_name(kind, shard), record=unit_record(shard)))
+    path = artifact.local(table_name(kind, shard), record=unit_record(shard))
+    with whole_parquet(artifact, table_name(kind, shard), shard):
+        return pq.read_schema(path)
+
+
+@contextlib.contextmanager
+def whole_parquet(artifact: Artifact, name: str, shard: str) -> Iterator[None]:
+    """Raise what pyarrow says of a shard's file as DamagedFile; one without a checksum was not compared with any."""
+    with parsing(lambda reason: artifact.damaged_file(name, unit_record(shard), f"damaged content ({reason})")):
+        yield
 
 
 def array_name(kind: str, shard: str) -> str:

@@ -13,7 +13,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from stages.contract.digests import file_digest, folder_digest, folder_files, read_digest
 from stages.contract.documents import Document
@@ -33,7 +35,7 @@ class StoredModel(Document):
 
     name: str
     """That of its folder, for people."""
-    files: Mapping[str, str]
+    files: Mapping[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
     """SHA-256 of each file of the folder, by its name."""
     left_out: Sequence[str] = ()
     """Those of them that are not kept, as nothing loads them."""
@@ -77,6 +79,8 @@ def store_model(store: str, folder: Path, digest: str, *, without: Sequence[str]
 def local_model(model: Artifact) -> Path:
     """Return a local folder with all files of a model, to be opened at once; each is compared with its digest."""
     files = {name: model.local(f"{_FILES}/{name}") for name in _kept(model)}
+    if not files:
+        raise _damaged(model, StoredModel.file)
     name, path = next(iter(files.items()))
     return path.parents[name.count("/")]
 

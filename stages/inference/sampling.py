@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
+from numbers import Integral, Real
 from typing import Any, Final, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from models.decoders.sampling import DecoderSampling
 from models.fields import given_fields
 from models.priors.spec import PriorSampling
 from models.retrieval.spec import RetrievalSampling
+from stages.contract.texts import show_value
 
 _PARTS: Final[dict[str, type[Any]]] = {
     "prior": PriorSampling,
@@ -38,9 +43,15 @@ class SamplingSettings:
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> "SamplingSettings":
-        """Return the settings of a flat form; what it leaves out has its default."""
+        """Return the settings of a flat form; what it leaves out has its default.
+
+        Raises:
+            ValueError: there is no such setting, or it has another type or bounds.
+        """
         if unknown := [name for name in values if name not in _FLAT]:
             raise ValueError(f"sampling settings: found {', '.join(unknown)}: allowed are {', '.join(_FLAT)}")
+        for name, value in values.items():
+            _require_type(name, value)
         parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
         for name, value in values.items():
             part, key = _FLAT[name]
@@ -55,3 +66,20 @@ class SamplingSettings:
 def flat_types() -> dict[str, Any]:
     """Return the type of every setting by its flat name."""
     return {name: get_type_hints(_PARTS[part])[key] for name, (part, key) in _FLAT.items()}
+
+
+@cache
+def _type_of(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(flat_types()[name], config={"strict": True})
+
+
+def _require_type(name: str, value: Any) -> None:
+    """Refuse what dataclasses take as it is, such as 8.5 or true for a number of steps."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    plain = (int(value) if isinstance(value, Integral) else float(value)) if is_number else value  # of NumPy's own, too
+    try:
+        _type_of(name).validate_python(plain)
+    except ValidationError as error:
+        fault = error.errors()[-1]
+        if fault["type"] != "literal_error":  # a choice, which the settings refuse in words of their own
+            raise ValueError(f"sampling settings: {name}: found {show_value(value)}: {fault['msg']}") from None

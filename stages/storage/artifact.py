@@ -1,9 +1,8 @@
 """Artifacts: folders on any fsspec file system, written so that a kill at any instant loses at most one file.
 
-Every file is written under a temporary name and then renamed; on an object store it is uploaded in one request, or in
-parts that become an object together when the last one is there.
-A finished unit of work (a shard, a checkpoint) leaves a record in ``units/``, written after its files.
-``manifest.json`` and then the marker ``_COMPLETE`` are written last, by :mod:`stages.contract.runner`.
+Every file is written under a temporary name and then renamed; an object store takes it in one request, or in parts that
+become an object together. A finished unit of work (a shard, a checkpoint) leaves a record in ``units/``, written after
+its files; ``manifest.json`` and then the marker ``_COMPLETE`` are written last, by :mod:`stages.contract.runner`.
 
 The record of a unit holds the checksums of its files, the manifest those of all others, and each its own. A file is
 compared with its checksum when it is first read on a machine; one that an earlier version wrote has none.
@@ -86,7 +85,10 @@ class Artifact(Folder):
 
     def _parse(self, name: str, content: bytes) -> "tuple[Any, dict[str, FileSum] | None]":
         with parsing(lambda reason: self._damaged(name, reason)):
-            return unsealed(load_json(content))
+            found = unsealed(load_json(content))
+            if unit_of(name) is not None and not isinstance(found[0], dict):
+                raise ValueError("the record of a unit is a mapping")
+            return found
 
     def _damaged(self, name: str, reason: str) -> DamagedFile:
         return self.damaged_file(name, name, f"damaged content ({reason})")
@@ -112,9 +114,8 @@ class Artifact(Folder):
             if self.is_local:
                 self._verify(name, record, may_sample=may_sample)
                 return Path(self.path(name))
-            fs, cache = self._fs_and_root[0], LocalCache.of_this_machine()
-            return cache.get(
-                fs, self.path(name), root=self.uri, name=name, version=self._version(name, record),
+            return LocalCache.of_this_machine().get(
+                self._fs_and_root[0], self.path(name), root=self.uri, name=name, version=self._version(name, record),
                 check=lambda fetched: self._compare(name, record, fetched, may_sample=False), always=not may_sample,
             )  # fmt: skip
 
@@ -164,9 +165,8 @@ class Artifact(Folder):
 
     def unit_sums(self) -> dict[str, dict[str, FileSum] | None]:
         """Return the checksums of the files of each unit; None: its record has none."""
-        return {
-            unit: self._parse(unit_record(unit), text)[1] for unit, text in self._unit_texts(self.unit_names()).items()
-        }
+        texts = self._unit_texts(self.unit_names())
+        return {unit: self._parse(unit_record(unit), text)[1] for unit, text in texts.items()}
 
     def _version(self, name: str, record: str | None) -> str:
         """Return what identifies this version of the file; the store is asked once, as finished files do not change."""
@@ -191,7 +191,7 @@ class Artifact(Folder):
         """Say that a file is not there; of one that was set aside, that it is to be made again."""
         try:
             yield
-        except FileNotFoundError as error:
+        except (FileNotFoundError, IsADirectoryError) as error:
             if (name == MANIFEST and self.exists(COMPLETE)) or self.exists(f"{DAMAGED}/{name}"):
                 raise self.damaged_file(name, record or name, "no file") from error
             raise ArtifactError(

@@ -83,7 +83,7 @@ class TextTunedTask(BucketedTask):
         source, folder = initial_folder(self.config)
         where = f"train_decoder.init_from: {redact_addresses(str(self.config.init_from))}"
         found = load_model_config(source, folder)
-        clips = Clips.parse(found["clip"], source, folder, owner="the decoder")
+        clips = Clips.parse(found.get("clip"), source, folder, owner="the decoder")
         self._require_same(found, clips, where)
         state, own = load_model_state(source, folder), decoder.state_dict()
         new = {name for name in own.keys() - state.keys() if _TEXT not in name.split(".")}

@@ -37,7 +37,7 @@ class StudentTask(PriorTask):
         source, folder = self.config.distillation.elsewhere() or (self.output, f"{TEACHER}/{FOLDER}")
         self.teacher, found = load_model(source, folder, read_spec)
         if self.config.distillation.teacher is not None:
-            self._require_same(found, Clips.parse(found["clip"], source, folder, owner="the teacher"))
+            self._require_same(found, Clips.parse(found.get("clip"), source, folder, owner="the teacher"))
         spec = self.teacher.spec
         self.state.spec = replace(spec, distilled=self.config.distillation.spec)
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 from models.priors.spec import TEXT_ENCODERS
 from stages.contract.documents import Document, UnitRecord
 from stages.contract.errors import ArtifactError
+from stages.contract.texts import show_value
 from stages.storage.artifact import Artifact, Output
 
 IMAGE, TEXT, METADATA = "img_emb", "text_emb", "metadata"
@@ -102,8 +103,13 @@ def read_text_encoders(embeddings: Artifact) -> TextEncoders:
     return parse_text_encoders(content, embeddings, _TEXT_ENCODERS)
 
 
-def parse_text_encoders(content: Mapping[str, object], artifact: Artifact, file: str) -> TextEncoders:
+def parse_text_encoders(content: object, artifact: Artifact, file: str) -> TextEncoders:
     """Return the encoders described in the artifact's file."""
+    if not isinstance(content, Mapping):
+        raise ArtifactError(
+            f"{artifact.stage}: {artifact.path(file)}: found {show_value(content)} for the text encoders: expected a "
+            f"mapping of their names: delete {artifact.uri} and run again"
+        )
     names = [name for name in TEXT_ENCODERS if name in content]
     return {name: TextEncoderIdentity.parse(content[name], artifact, file) for name in names}
 

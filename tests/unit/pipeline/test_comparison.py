@@ -230,3 +230,11 @@ def test_which_captions_were_read_is_shown(store: Store) -> None:
     assert "100%" in line(text, "captions that train_clip reads")
     assert "5,000 captioned images" in text
     assert "the run has no stage train_clip" in text
+
+
+def test_the_parameters_of_a_decoder_of_another_version_are_counted(store: Store) -> None:
+    text = show(record(kind="of another version"), store=store)
+    assert "10" in line(text, "parameters of the decoder")
+    plan = {"train_upsampler": {"fingerprint": "f", "identity": {}}}
+    alone = show(record(plan=plan, artifacts={"train_upsampler": "x"}), store=store)
+    assert "5" in line(alone, "parameters of the decoder")

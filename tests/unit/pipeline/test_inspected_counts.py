@@ -9,6 +9,7 @@ import pytest
 from pipeline.inspection.inspect import Target, inspect
 from pipeline.store import Store
 from stages.contract.documents import Manifest
+from stages.contract.errors import DamagedFile
 from stages.contract.stage import StageSummary
 from stages.storage.artifact import COMPLETE
 
@@ -81,3 +82,23 @@ def test_an_unfinished_training_is_as_far_as_its_last_checkpoint(tmp_path: Path)
     assert found == {"finished units": 3, "step": 11_000, "skipped": 2}
     units["model"] = {"step": 11_000, "metrics": {}, "failures": {"corrupt_image": 3}}
     assert tables_of(tmp_path / "b", "train_decoder", units)[LOST] == [{"cause": "failed_corrupt_image", "count": 3}]
+
+
+@pytest.mark.parametrize("record", [{"failures": []}, {"failures": {"a": "x"}}, {"removed": 5}, {"step": "x"}])
+def test_what_counts_nothing_is_damage(tmp_path: Path, record: dict[str, Any]) -> None:
+    for stage in ("download_shards", "train_prior"):
+        with pytest.raises(DamagedFile, match=r"units/00000\.json: found damaged content \(no numbers under step"):
+            tables_of(tmp_path, stage, {"00000": record, "00001": {"step": 4}})
+
+
+def test_artifacts_that_name_one_another_are_asked_once(tmp_path: Path) -> None:
+    store, stages = Store(str(tmp_path)), ("embed_clip", "download_shards")
+    for stage, source in zip(stages, reversed(stages), strict=True):
+        summary = StageSummary(0)
+        made = Manifest(stage=stage, fingerprint="f", code_version=1, config={}, inputs={source: "f"}, summary=summary)
+        made.write(store.output(stage, "f"))
+    target = Target("one", store, ())
+    assert target.input_of(store.artifact("embed_clip", "f"), "train_prior") is None
+    assert target.input_of(store.artifact("embed_clip", "f"), "download_shards") == store.artifact(
+        "download_shards", "f"
+    )

@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.errors import UsageError
 from pipeline.results import earlier_record
 from pipeline.store import Store
@@ -155,3 +157,54 @@ def test_a_store_on_this_machine_may_have_any_name(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "run [1]*"))
     store.write_run(make_record("smoke-1"))
     assert store.find_run("smoke").run == "smoke-1"
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_latest_run_s(tmp_path: Path, name: str) -> None:
+    store = Store(str(tmp_path))
+    store.write_run(make_record("smoke-1"))
+    with pytest.raises(UsageError, match=r"run: found an empty name: expected a run's id"):
+        store.find_run(name)
+
+
+def test_a_record_of_another_run_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(str(tmp_path))
+    store.write_run(make_record("smoke-1"))
+    (tmp_path / "runs/smoke-1").rename(tmp_path / "runs/copy-1")
+    with pytest.raises(UsageError, match=r"run: found 'smoke-1': expected the name of its folder, 'copy-1': give"):
+        store.read_run("copy-1")
+    assert list(store.runs()) == []
+    assert "copy-1/run.json: run: found 'smoke-1'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\0b", "..", ".x", "", "a\n"])
+def test_what_becomes_a_path_is_a_name(name: str) -> None:
+    entry = {"fingerprint": "f", "identity": {}}
+    for changes in ({"run": name}, {"plan": {name: entry}}, {"plan": {"generate": entry | {"fingerprint": name}}}):
+        with pytest.raises(UsageError, match="String should match pattern"):
+            make_record(**{"run": "tiny-1"} | changes)
+
+
+def test_a_folder_instead_of_a_document_is_none(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_run(make_record("smoke-1"))
+    for name in ("runs/smoke-2/run.json", "runs/smoke-1/heartbeat.json", "runs/smoke-1/logs/generate.jsonl"):
+        (tmp_path / name).mkdir(parents=True)
+    assert [record.run for record in store.runs()] == ["smoke-1"]
+    assert store.read_run("smoke-2") is None
+    assert store.read_heartbeat("smoke-1") is None
+    assert store.read_log("smoke-1", "generate.jsonl") == b""
+
+
+def test_a_remote_store_that_nothing_serves_is_one_sentence() -> None:
+    store = Store("http://127.0.0.1:9/x")
+    for read in (lambda: list(store.runs()), store.run_names, lambda: list(store.artifacts(["embed_clip"]))):
+        with pytest.raises(UsageError, match=r"store: http://127.0.0.1:9/x cannot be read: nothing responds"):
+            read()
+
+
+def test_status_refuses_a_store_of_another_version(tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_text(json.dumps({"format": 99}))
+    done = CliRunner().invoke(app, ["status", "--store", str(tmp_path)])
+    assert isinstance(done.exception, UsageError)
+    assert "has format 99" in str(done.exception)

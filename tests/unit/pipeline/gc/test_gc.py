@@ -154,3 +154,29 @@ def test_the_command_fails_where_something_was_left(store: Store) -> None:
     assert document["deleted_bytes"] == 2
     assert [uri.rsplit("/", 1)[-1] for uri in document["left"]] == ["stray"]
     assert "left: artifact" in shown.stderr
+
+
+def test_a_record_that_names_another_folder_keeps_everything(store: Store, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for run in ("../../victim", "b-1"):  # a folder outside the store, and another run's
+        content = make_record("a-1").to_json() | {"run": run}
+        (tmp_path / "store/runs/a-1/run.json").write_text(json.dumps(content))
+        done = CliRunner().invoke(app, ["gc", "--keep-last", "0", "--delete", "--store", store.uri])
+        assert isinstance(done.exception, UsageError)
+        assert "runs/a-1/run.json: run: " in str(done.exception)
+    assert victim.is_dir()
+    assert store.run_names() == ["a-1", "b-1"]
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_run_s_also_where_there_is_one_alone(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "store/runs/b-1/run.json").unlink()
+    with pytest.raises(UsageError, match="found an empty name"):
+        find_garbage(store, Choice(runs=(name,)))
+
+
+def test_a_folder_instead_of_a_record_keeps_everything(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "store/runs/c-1/run.json").mkdir(parents=True)
+    with pytest.raises(UsageError, match="the record of run c-1 is another user's, or no file"):
+        find_garbage(store, Choice())

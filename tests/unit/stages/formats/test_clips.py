@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import ArtifactError
+from stages.formats.clip_folders import local_clip
 from stages.formats.clips import ClipIdentity, Clips, read_clips, record_clips, require_same_clips, write_clips
 from stages.storage.artifact import Output
 
@@ -71,3 +72,19 @@ def test_what_is_not_known_is_refused(tmp_path: Path, change: dict[str, object],
     output.write_json("clips.json", [clips("a").to_json()[0] | change])
     with pytest.raises(ArtifactError, match=words):
         read_clips(output)
+
+
+@pytest.mark.parametrize("content", [None, 5, "clip", {"clip": 1}])
+def test_what_is_no_list_is_refused(tmp_path: Path, content: object) -> None:
+    output = output_in(tmp_path)
+    output.write_json("clips.json", content)
+    with pytest.raises(
+        ArtifactError, match=r"clips\.json: found .* for the CLIP models: expected a list of them: delete"
+    ):
+        read_clips(output)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    with pytest.raises(ArtifactError, match=r"has no file 'clip/open_clip_config\.json'"):
+        local_clip(output_in(tmp_path))

@@ -89,6 +89,14 @@ def test_a_rotten_byte_names_its_file(folder: Path, tmp_path: Path, name: str, f
     assert read(local_model(model_in(store, digest))) == FILES
 
 
+@pytest.mark.parametrize("files", [{"a": "zz"}, {"a": "00"}, {}])
+def test_a_description_by_another_hand_is_refused(tmp_path: Path, files: dict[str, str]) -> None:
+    model = model_in(str(tmp_path), hashlib.sha256().hexdigest())  # that of no files
+    Output(model.uri, "models", model.fingerprint).write_json("model.json", {"name": "m", "files": files})
+    with pytest.raises(ArtifactError, match=r"model\.json: "):
+        local_model(model)
+
+
 def test_an_artifact_knows_its_store() -> None:
     assert store_of(Artifact("s3://bucket/x/artifacts/train_prior/f0", "train_prior", "f0")) == "s3://bucket/x"
     assert store_of(Artifact("/some/bundle", "bundle", "f0")) is None

@@ -85,3 +85,20 @@ def test_a_file_that_replaces_one_while_that_is_compared_is_compared_too(tmp_pat
     Slow(output.uri, "embed_clip", "f0").local("rows", record=record)
     with pytest.raises(DamagedFile, match="other bytes"):
         Artifact(output.uri, "embed_clip", "f0").local("rows", record=record)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"5", b'"a"'])
+def test_the_record_of_a_unit_is_a_mapping(tmp_path: Path, content: bytes) -> None:
+    output = Output(str(tmp_path), "embed_clip", "e")
+    output.write_bytes("units/00000.json", content)
+    artifact = Artifact(output.uri, "embed_clip", "e")
+    for read in (artifact.done_units, artifact.unit_sums, lambda: artifact.read_json("units/00000.json")):
+        with pytest.raises(DamagedFile, match="the record of a unit is a mapping"):
+            read()
+    assert output.done_units() == {}, "it is set aside, and made again"
+
+
+def test_a_folder_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "units/00000.json").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"has no file 'units/\*\.json'"):
+        Artifact(str(tmp_path), "embed_clip", "e").done_units()

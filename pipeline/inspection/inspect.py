@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import STAGES, is_trained
@@ -18,7 +17,7 @@ from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageSummary, optional_module
 from stages.contract.texts import by_number
 from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact, unit_record
-from stages.storage.filesystems import open_address
+from stages.storage.filesystems import explaining, open_address, root_address
 
 LOSSES = ("failed_", "removed_")
 LOST_FIELDS = {"failures": "failed_", "removed": "removed_"}
@@ -82,10 +81,11 @@ def target_of(record: RunRecord, found: Store) -> Target:
 
 def _artifact_at(name: str) -> Artifact | None:
     """Return the artifact if the name is the address of a folder that holds one."""
-    uri = name.rstrip("/") if "://" in name else str(Path(name).expanduser().resolve())
-    fs, root = open_address(uri)
-    if not fs.isdir(root):
-        return None
+    uri = root_address(name)
+    with explaining(redact_addresses(uri)):
+        fs, root = open_address(uri)
+        if not fs.isdir(root):
+            return None
     parts = uri.split("/")
     artifact = Artifact(uri, parts[-2] if len(parts) > 1 else "", parts[-1])
     if artifact.stage in STAGES and _has_content(artifact):

@@ -12,6 +12,7 @@ from pipeline.record import RunRecord
 from pipeline.store import Store
 from pipeline.tracking_address import address_now, is_at_hand
 from stages.contract.documents import Manifest
+from stages.contract.errors import ArtifactError
 from stages.contract.findings import Findings, InspectionContext
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageSummary, optional_module
@@ -137,8 +138,11 @@ def _require_counts(artifact: Artifact, units: Mapping[str, Mapping[str, Any]]) 
         numbers = [count for causes in counted if isinstance(causes, Mapping) for count in causes.values()]
         are_counts = all(isinstance(number, int) for number in [record.get("step", 0), *numbers])
         if not are_counts or not all(isinstance(causes, Mapping) for causes in counted):
-            found = f"damaged content (no numbers under step, {', '.join(LOST_FIELDS)})"
-            raise artifact.damaged_file(unit_record(name), unit_record(name), found)
+            raise ArtifactError(
+                f"{artifact.stage}: {artifact.path(unit_record(name))}: found no counts under "
+                f"{', '.join(LOST_FIELDS)}, or no number under step: expected those of a finished unit: delete "
+                f"{artifact.uri} and run again"
+            )
 
 
 def _add_lost(findings: Findings, units: Mapping[str, Mapping[str, Any]]) -> None:

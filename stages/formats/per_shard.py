@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.contract.errors import ArtifactError
 from stages.contract.parsing import parsing
 from stages.storage.artifact import Artifact, Output, unit_record
 from stages.storage.npy_reader import NpyReader, map_npy
@@ -42,21 +43,28 @@ def has_table(artifact: Artifact, kind: str, shard: str) -> bool:
 def load_table(artifact: Artifact, kind: str, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a table, or some columns of it."""
     path = artifact.local(table_name(kind, shard), record=unit_record(shard))
-    with whole_parquet(artifact, table_name(kind, shard), shard):
+    with parsing_table(artifact, table_name(kind, shard)):
         return pq.read_table(path, columns=columns)
 
 
 def table_schema(artifact: Artifact, kind: str, shard: str) -> pa.Schema:
     """Return a table's schema."""
     path = artifact.local(table_name(kind, shard), record=unit_record(shard))
-    with whole_parquet(artifact, table_name(kind, shard), shard):
+    with parsing_table(artifact, table_name(kind, shard)):
         return pq.read_schema(path)
 
 
 @contextlib.contextmanager
-def whole_parquet(artifact: Artifact, name: str, shard: str) -> Iterator[None]:
-    """Raise what pyarrow says of a shard's file as DamagedFile; one without a checksum was not compared with any."""
-    with parsing(lambda reason: artifact.damaged_file(name, unit_record(shard), f"damaged content ({reason})")):
+def parsing_table(artifact: Artifact, name: str) -> Iterator[None]:
+    """Raise what pyarrow says of a file as ArtifactError: one without a checksum was compared with none."""
+
+    def unreadable(reason: str) -> ArtifactError:
+        return ArtifactError(
+            f"{artifact.stage}: {artifact.path(name)}: found no table ({reason}): expected a parquet file: delete "
+            f"{artifact.uri} and run again"
+        )
+
+    with parsing(unreadable):
         yield
 
 

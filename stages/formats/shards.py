@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from stages.contract.documents import UnitRecord
 from stages.contract.errors import ArtifactError, FailureCause, InputFault
 from stages.contract.parsing import load_json, parsing
-from stages.formats.per_shard import whole_parquet
+from stages.formats.per_shard import parsing_table
 from stages.formats.source_records import Counted
 from stages.formats.tar_samples import Files, Span, image_suffixes, index_tar, read_file
 from stages.storage.artifact import Artifact, Output, unit_record
@@ -174,7 +174,7 @@ def made_of_other_shards(stage: str, found: str) -> InputFault:
 
 def read_table(shards: Artifact, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a shard's parquet file, or those of the columns that it has."""
-    with shards.open(_table(name), record=unit_record(name)) as file, whole_parquet(shards, _table(name), name):
+    with shards.open(_table(name), record=unit_record(name)) as file, parsing_table(shards, _table(name)):
         return pq.ParquetFile(file).read(columns=columns)
 
 

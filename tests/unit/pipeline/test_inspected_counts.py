@@ -9,7 +9,7 @@ import pytest
 from pipeline.inspection.inspect import Target, inspect
 from pipeline.store import Store
 from stages.contract.documents import Manifest
-from stages.contract.errors import DamagedFile
+from stages.contract.errors import ArtifactError
 from stages.contract.stage import StageSummary
 from stages.storage.artifact import COMPLETE
 
@@ -85,9 +85,9 @@ def test_an_unfinished_training_is_as_far_as_its_last_checkpoint(tmp_path: Path)
 
 
 @pytest.mark.parametrize("record", [{"failures": []}, {"failures": {"a": "x"}}, {"removed": 5}, {"step": "x"}])
-def test_what_counts_nothing_is_damage(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_what_counts_nothing_is_refused(tmp_path: Path, record: dict[str, Any]) -> None:
     for stage in ("download_shards", "train_prior"):
-        with pytest.raises(DamagedFile, match=r"units/00000\.json: found damaged content \(no numbers under step"):
+        with pytest.raises(ArtifactError, match=r"units/00000\.json: found no counts under failures, removed, or no"):
             tables_of(tmp_path, stage, {"00000": record, "00001": {"step": 4}})
 
 

@@ -85,8 +85,8 @@ def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Pa
     }
     config = {"train_prior": {"kind": "flow", "training": {"num_steps": 30}}}
     record = make_record(
-        "<b>|x-1", plan=planned, stages=stages, metrics=metrics, measures=measures, protocols=protocols, config=config
-    )
+        "x-1", plan=planned, stages=stages, metrics=metrics, measures=measures, protocols=protocols, config=config
+    ).model_copy(update={"run": "<b>|x-1"})
     card = write_card(record, Store(str(tmp_path)), licence=None, others=["diffusers/unet"], has_grid=False)
     front, body = card.removeprefix("---\n").split("\n---\n", 1)
     assert {"license: unknown", "pipeline_tag: text-to-image", "- flow", "- pixel-diffusion"} <= set(front.splitlines())

@@ -19,7 +19,7 @@ from stages.contract.errors import ArtifactError
 from stages.contract.parsing import load_json, parsing, shown
 from stages.encoders.check import check_text_model
 from stages.encoders.config import ClipConfig, FolderClip, TextModel
-from stages.formats.model_folders import files_of, is_inside
+from stages.formats.model_folders import files_of
 from stages.generate.config import GenerateConfig
 from stages.generate.worker import trained_models
 from stages.inference.index import load_index, save_index
@@ -36,6 +36,7 @@ from stages.inference.requests import LARGEST_BATCH
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
+from stages.storage.names import is_file_name
 
 LEVELS: Final = "upsamplers"
 IMAGES: Final = "images"
@@ -195,6 +196,6 @@ def _below(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     name = model.get("path")
     if name is None:
         return dict(model)
-    if not isinstance(name, str) or not is_inside(name):
+    if not isinstance(name, str) or not is_file_name(name):
         raise ValueError(f"the path {shown(name)} leaves the folder")
     return {**model, "path": str(folder / name)}

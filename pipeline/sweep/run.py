@@ -85,7 +85,7 @@ def result_of(run: SweepRun, record: RunRecord, documents: Mapping[str, str]) ->
             document = Artifact(record.artifacts[stage], stage, "").read_json(name)
         except StageError as error:
             faults.append(str(error))
-        except OSError as error:  # it is a folder, or not to be read
+        except OSError as error:  # it may not be read
             faults.append(f"documents.{stage}: {name} cannot be read ({error.strerror or error}); name a JSON file")
         else:
             figures |= dict(_numbers_in(document, stage))

@@ -6,12 +6,12 @@ config.json says which tensors, by the beginning of their names, are in which fi
 
 import math
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stages.contract.errors import ArtifactError
 from stages.contract.parsing import load_json, parsing, shown
 from stages.storage.artifact import Artifact, Output
+from stages.storage.names import is_file_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,18 +48,12 @@ def load_model_config(artifact: Artifact, folder: str) -> dict[str, Any]:
     """Read the configuration that was saved beside the weights."""
     config: dict[str, Any] = artifact.read_json(f"{folder}/{CONFIG}")
     parts = config.get(PARTS, {}) if isinstance(config, dict) else None
-    if not isinstance(parts, dict) or not all(map(is_inside, parts.values())):
+    if not isinstance(parts, dict) or not all(isinstance(name, str) and is_file_name(name) for name in parts.values()):
         raise ArtifactError(
             f"{artifact.path(folder)}/{CONFIG}: {PARTS} is {shown(parts)}: expected a mapping to files of the folder: "
             "take a folder as train_decoder writes it"
         )
     return config
-
-
-def is_inside(name: Any) -> bool:
-    """Return whether a name in a document is that of a file below its folder."""
-    path = PurePosixPath(name) if isinstance(name, str) else None
-    return path is not None and bool(path.name) and not path.is_absolute() and ".." not in path.parts
 
 
 def load_model_state(artifact: Artifact, folder: str) -> "dict[str, Tensor]":

@@ -9,7 +9,10 @@ _LONGEST = 1024  # bytes, beyond which object stores have none
 def is_file_name(name: str) -> bool:
     """Return whether a name is one of a file below a folder, written in the only way that artifacts write it."""
     parts = name.split("/")
-    is_short = len(os.fsencode(name)) <= _LONGEST and all(len(os.fsencode(part)) <= _LONGEST_PART for part in parts)
+    try:
+        is_short = len(os.fsencode(name)) <= _LONGEST and all(len(os.fsencode(part)) <= _LONGEST_PART for part in parts)
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can hold and no file system
+        return False
     return is_short and "\0" not in name and not {"", ".", ".."} & set(parts)
 
 

@@ -98,4 +98,4 @@ def test_a_document_that_is_a_folder_costs_its_numbers_alone(tmp_path: Path) -> 
     record = make_record(metrics={"a": 1.0}, artifacts={"train_prior": artifact.uri})
     result = result_of(run, record, {"train_prior": "validation.json"})
     assert result.figures == {"a": 1.0}
-    assert result.error.startswith("documents.train_prior: validation.json cannot be read (")
+    assert "the artifact has no file 'validation.json'" in result.error

@@ -11,7 +11,22 @@ from stages.storage.checksums import FileSum, sealed, to_json, unsealed
 from stages.storage.takeover import take_unit
 from stages.storage.verification import set_damage_aside, verify
 
-NO_NAMES = ("", ".", "..", "../a", "a/../b", "/etc/a", "a//b", "./a", "a/.", "a/", "a\0b", "n" * 256, "n/" * 512 + "n")
+NO_NAMES = (
+    "",
+    ".",
+    "..",
+    "../a",
+    "a/../b",
+    "/etc/a",
+    "a//b",
+    "./a",
+    "a/.",
+    "a/",
+    "a\0b",
+    "n" * 256,
+    "n/" * 512 + "n",
+    "\ud800",
+)
 NAMES = ("a", "a b", "a..b", ".a", "shards/00000.tar", "n" * 255, "ä\\b")
 
 

@@ -1,7 +1,6 @@
 """The sizes of every stage of a plan that trains: weights, memory, epochs."""
 
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -76,8 +75,6 @@ def _size(
     if unseen:
         reasons.append(f"epochs: {unseen}")
     epochs = _ratio(training.num_steps * training.batch_size, seen)
-    if seen and epochs is None:
-        reasons.append("epochs: there are more than a number can hold")
     return StageSize(
         name, trained, frozen, gpus, training.zero_stage, memory, seen,
         epochs=epochs,
@@ -87,13 +84,8 @@ def _size(
 
 
 def _ratio(number: int | None, per: int | None) -> float | None:
-    """Return how many times one number is the other; None: one is not known, or no number says it."""
-    if number is None or not per:
-        return None
-    try:
-        return number / per
-    except OverflowError:
-        return None
+    """Return how many times one number is the other; None: one of them is not known, or there are none."""
+    return None if number is None or not per else number / per
 
 
 def _gpus_here() -> int:
@@ -120,7 +112,7 @@ def _images_of(name: str, section: StageConfig, images: int | None, why: str) ->
     if images is None:
         return None, why
     split = getattr(section, "split", None)
-    left = images if split is None else round(images * Fraction(1 - (split.validation + split.test)))
+    left = images if split is None else round(images * (1 - split.validation - split.test))
     if left == 0:
         return 0, f"none of {images:,} images is left to train on: lower split.validation or split.test, or take more"
     return left, ""

@@ -199,12 +199,10 @@ def test_epochs_follow_from_steps_and_images(tmp_path: Path) -> None:
     ("words", "images", "reason"),
     [
         (["download_shards.source.num_images=1", "split.validation=0.9"], 0, "epochs: none of 1 images is left"),
-        ([f"train_decoder.training.num_steps={10**400}"], 3240, "epochs: there are more than a number can hold"),
-        ([f"download_shards.source.num_images={10**400}", "split.validation=0.5"], 10**400 // 2, ""),
         (["train_decoder.network.channels=[10000000000]"], 3240, "parameters: torch makes no network of these sizes"),
         ([f"train_decoder.network.channels=[{2**63}]"], 3240, "parameters: torch makes no network of these sizes"),
     ],
-    ids=["no image", "steps", "images", "weights", "width"],
+    ids=["no image", "weights", "width"],
 )
 def test_a_size_that_is_no_number_is_left_out_with_its_reason(
     tmp_path: Path, words: list[str], images: int, reason: str
@@ -214,8 +212,8 @@ def test_a_size_that_is_no_number_is_left_out_with_its_reason(
     sizes = stage_sizes(config, make_plan(config, store), store, 1)
     (decoder,) = [size for size in sizes if size.stage == "train_decoder"]
     assert decoder.images == images
-    assert len(decoder.why) == bool(reason)
-    assert all(one.startswith(reason) for one in decoder.why)
+    assert len(decoder.why) == 1
+    assert decoder.why[0].startswith(reason)
     assert (decoder.parameters is None) == reason.startswith("parameters")
     assert (decoder.epochs is None) == reason.startswith("epochs")
     assert json.loads(json.dumps(sizes_document(sizes)))

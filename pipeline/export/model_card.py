@@ -52,8 +52,8 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
 
 
 def _kinds(record: RunRecord) -> list[str]:
-    planned = [record.plan[name].identity.get("kind") for name in ("train_prior", "train_decoder")]
-    return [str(kind).replace("_", "-") for kind in planned if kind]
+    kinds = [record.plan[name].kind for name in ("train_prior", "train_decoder")]
+    return [kind.replace("_", "-") for kind in kinds if kind]
 
 
 def _setting(record: RunRecord) -> str:

@@ -6,6 +6,6 @@ from typing import Final
 BUNDLE: Final = "bundle.json"
 
 
-def is_bundle(folder: Path) -> bool:
-    """Return whether a folder holds a run's models."""
-    return (folder / BUNDLE).is_file()
+def is_bundle(name: str) -> bool:
+    """Return whether a name is that of a folder that holds a run's models; an empty one is not the current folder."""
+    return bool(name.strip()) and (Path(name) / BUNDLE).is_file()

@@ -79,7 +79,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     found = Store(store)
     found.check_format()
     name = None if run_id is None else f"the folder {run_id}"
-    if run_id is not None and not is_bundle(Path(run_id)):
+    if run_id is not None and not is_bundle(run_id):
         name = f"run {found.find_run(run_id).run}"  # a wrong name is reported before torch is loaded
     _print(_generated(found, options, out, name), as_json=as_json)
 

@@ -27,7 +27,7 @@ def open_system(
     store: Store, name: str, *, batch_size: int | None = None, device: str | None = None
 ) -> tuple[TextToImageSystem, str]:
     """Load the models of an exported folder, or of a run in the store; return them and the run that made them."""
-    if is_bundle(Path(name)):
+    if is_bundle(name):
         on_gpu = torch.cuda.is_available()
         return load_bundle(Path(name), device=device or ("cuda" if on_gpu else "cpu"), batch_size=batch_size)
     record = store.find_run(name)

@@ -112,7 +112,7 @@ def _require_model(source: str, store: str) -> tuple[str, tuple[str, ...]]:
     from stages.inference.loading import size_names
     from stages.storage.artifact import Artifact
 
-    if is_bundle(Path(source)):
+    if is_bundle(source):
         from pipeline.export.bundle import read_bundle
 
         bundle = read_bundle(Path(source))

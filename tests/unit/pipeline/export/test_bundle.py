@@ -26,8 +26,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_was_written_is_read_back(bundle: Path) -> None:
     system, run = load_bundle(bundle)
     assert (run, system.batch_size, system.settings) == ("tiny-1", 5, SETTINGS)
-    assert is_bundle(bundle)
-    assert not is_bundle(bundle / "prior")
+    assert is_bundle(str(bundle))
+    assert not is_bundle(str(bundle / "prior"))
 
 
 def test_a_bundle_of_an_earlier_version_has_the_usual_batch(bundle: Path, tmp_path: Path) -> None:
@@ -92,3 +92,9 @@ def test_a_damaged_document_is_refused_in_a_sentence(bundle: Path, tmp_path: Pat
     (tmp_path / "b" / BUNDLE).write_bytes(content)
     with pytest.raises(ArtifactError, match=r"bundle"):
         load_bundle(tmp_path / "b")
+
+
+def test_an_empty_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / BUNDLE).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert [is_bundle(name) for name in (".", str(tmp_path), "", " ", "a\0b")] == [True, True, False, False, False]

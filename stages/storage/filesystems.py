@@ -98,8 +98,11 @@ def _require_target(address: str) -> None:
     protocol, mark, rest = last.partition("://")
     shown = one_line(redact_addresses(address), _SHOWN)
     unknown = [one for one in (part.partition("://")[0] for part in wrappers) if one not in available_protocols()]
-    if not protocol or not mark or unknown:
+    is_path = bool(wrappers) and not mark and last.startswith("/")  # of an archive on this machine
+    if not protocol or not (mark or is_path) or unknown:
         raise InputFault(f"found {shown}: expected the address of a file system, such as s3://bucket/corgi")
+    if is_path:
+        return
     if protocol.lower() in _LOCAL_PROTOCOLS:
         if not rest.startswith("/"):
             raise InputFault(f"found {shown}: expected a whole path of this machine, such as file:///data/corgi")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 
+from pipeline.errors import UsageError
 from pipeline.store import Store
 from stages.contract.digests import content_digests, remote_checksums
 from stages.contract.errors import InputFault
@@ -128,7 +129,7 @@ def test_records_of_runs_that_cannot_be_listed_are_no_missing_runs(plain: type[P
         plain.files[f"/store/runs/{run}/run.json"] = json.dumps({"run": run}).encode()
     store = Store("plain://store")
     plain.failing[failing] = 1
-    with pytest.raises(TimeoutError):
+    with pytest.raises(UsageError, match="plain://store cannot be read: .*timed out"):
         list(store.runs())
 
 

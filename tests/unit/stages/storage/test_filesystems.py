@@ -97,7 +97,17 @@ def test_an_address_of_nothing_is_no_folder_of_this_machine(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("address", ["memory://one", "file:///data/corgi", "s3://bucket", "simplecache::s3://bucket/x",
-                                     "zip://a.txt::s3://bucket/x.zip", "zip://::/data/x.zip", "hdfs:///data/corgi"])  # fmt: skip
+@pytest.mark.parametrize(
+    "address",
+    [
+        "memory://one",
+        "file:///data/corgi",
+        "s3://bucket",
+        "simplecache::s3://bucket/x",
+        "zip://a.txt::s3://bucket/x.zip",
+        "zip://::/data/x.zip",
+        "hdfs:///data/corgi",
+    ],
+)
 def test_a_whole_address_is_kept(address: str) -> None:
     assert root_address(address) == address

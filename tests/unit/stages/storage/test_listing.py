@@ -129,7 +129,7 @@ def test_records_of_runs_that_cannot_be_listed_are_no_missing_runs(plain: type[P
         plain.files[f"/store/runs/{run}/run.json"] = json.dumps({"run": run}).encode()
     store = Store("plain://store")
     plain.failing[failing] = 1
-    with pytest.raises(UsageError, match="plain://store cannot be read: .*timed out"):
+    with pytest.raises(UsageError, match=r"plain://store cannot be read: .*timed out"):
         list(store.runs())
 
 

@@ -219,7 +219,7 @@ def test_the_sample_is_even_and_of_the_size_asked(tmp_path: Path, embeddings: Ou
 def test_all_bits_of_a_seed_count_for_first_means_and_for_those_of_gaussians_left_empty(
     tmp_path: Path, embeddings: Output
 ) -> None:
-    seeds = [3, 3 + 2**32, 3 + 2**33, 2**32 - 1, 2**64 + 3, 10**30]
+    seeds = [3, 3 + 2**32, 3 + 2**33, 2**32 - 1, 2**52 + 3, 2**53]
     first, refilled = set(), set()
     for seed in seeds:
         config = FitGaussiansConfig(num_gaussians=NUM_GAUSSIANS, seed=seed)  # the sample holds all embeddings
@@ -229,8 +229,9 @@ def test_all_bits_of_a_seed_count_for_first_means_and_for_those_of_gaussians_lef
         first.add(begin.state().means.numpy().tobytes())
         refilled |= {begin.refill(number, torch.zeros(1, DIM), 3).numpy().tobytes() for number in (1, 2)}
     assert (len(first), len(refilled)) == (len(seeds), 2 * len(seeds))
-    with pytest.raises(ValueError, match="greater than or equal to 0"):
-        FitGaussiansConfig(seed=-1)
+    for seed, words in ((-1, "greater than or equal to 0"), (2**53 + 1, "less than or equal to 9007199254740992")):
+        with pytest.raises(ValueError, match=words):
+            FitGaussiansConfig(seed=seed)
 
 
 def test_outliers_that_the_sample_has_not_seen_are_reported(tmp_path: Path, embeddings: Output) -> None:

@@ -311,7 +311,7 @@ def _report_error(error: Exception) -> int:
     """Print a known error as a paragraph, any other with its traceback, and return the exit code."""
     from cluster.errors import ClusterError, HeadLost
     from pipeline.errors import PipelineError, full_disk
-    from stages.contract.errors import StageError
+    from stages.contract.errors import InputFault, StageError
     from stages.contract.secrets import redact
 
     if (full := full_disk(error)) is not None:
@@ -319,7 +319,11 @@ def _report_error(error: Exception) -> int:
     if not isinstance(error, PipelineError | ClusterError | StageError):
         echo(indented(redact("".join(traceback.format_exception(error)).rstrip())), err=True)
         return 1
-    code = error.exit_code if isinstance(error, PipelineError) else 3 if isinstance(error, StageError | HeadLost) else 2
+    if isinstance(error, PipelineError):
+        code = error.exit_code
+    else:
+        has_failed = isinstance(error, StageError | HeadLost) and not isinstance(error, InputFault)
+        code = 3 if has_failed else 2  # what is refused is the user's to correct, whether a stage has begun or not
     message = redact(str(error))
     echo(indented(f"corgi: {message}"), err=True)
     if "--json" in sys.argv:

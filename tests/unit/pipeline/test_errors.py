@@ -1,4 +1,4 @@
-"""A full disk is reported as one, whichever library finds it: here each writes to /dev/full."""
+"""Exit codes; and a full disk is reported as one, whichever library finds it: here each writes to /dev/full."""
 
 import errno
 import os
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from pipeline.cli import _report_error
 from pipeline.errors import UsageError, full_disk
 from pipeline.stage_results import describe
+from stages.contract.errors import ArtifactError, InputFault
 
 FULL = Path("/dev/full")
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -43,6 +44,11 @@ def test_stages_and_commands_report_it(capsys: pytest.CaptureFixture[str]) -> No
     assert describe(error).startswith("a disk is full (")
     assert _report_error(error) == 3
     assert capsys.readouterr().err.startswith("corgi: a disk is full (")
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UsageError, 2), (InputFault, 2), (ArtifactError, 3), (KeyError, 1)])
+def test_what_is_refused_is_bad_usage_and_what_is_damaged_is_not(kind: type[Exception], code: int) -> None:
+    assert _report_error(kind("x")) == code
 
 
 def test_the_disk_of_the_file_is_named_that_could_not_be_written(tmp_path: Path) -> None:

@@ -309,21 +309,14 @@ def main() -> NoReturn:
 
 def _report_error(error: Exception) -> int:
     """Print a known error as a paragraph, any other with its traceback, and return the exit code."""
-    from cluster.errors import ClusterError, HeadLost
-    from pipeline.errors import PipelineError, full_disk
-    from stages.contract.errors import InputFault, StageError
+    from pipeline.errors import PipelineError, exit_code_of, full_disk
     from stages.contract.secrets import redact
 
     if (full := full_disk(error)) is not None:
         error = PipelineError(full)
-    if not isinstance(error, PipelineError | ClusterError | StageError):
+    if (code := exit_code_of(error)) is None:
         echo(indented(redact("".join(traceback.format_exception(error)).rstrip())), err=True)
         return 1
-    if isinstance(error, PipelineError):
-        code = error.exit_code
-    else:
-        has_failed = isinstance(error, StageError | HeadLost) and not isinstance(error, InputFault)
-        code = 3 if has_failed else 2  # what is refused is the user's to correct, whether a stage has begun or not
     message = redact(str(error))
     echo(indented(f"corgi: {message}"), err=True)
     if "--json" in sys.argv:

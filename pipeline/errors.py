@@ -62,3 +62,20 @@ def _full_folder(error: BaseException | None) -> str | None:
             return f"on the disk of {Path(error.filename).absolute().parent}"
         error = error.__cause__ or error.__context__
     return None
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """Return the exit code of an error that is reported in a sentence; None: it is a fault of this program.
+
+    What is refused (InputFault) is the user's to correct, and ends with 2, whether a stage has begun or not.
+    """
+    from cluster.errors import ClusterError, HeadLost
+    from stages.contract.errors import InputFault, StageError
+
+    if isinstance(error, PipelineError):
+        return error.exit_code
+    if isinstance(error, InputFault):
+        return 2
+    if isinstance(error, StageError | HeadLost):
+        return 3
+    return 2 if isinstance(error, ClusterError) else None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from pipeline.errors import UsageError
+from pipeline.names import Name
 from stages.contract.measures import Measure, Protocol
 from stages.contract.secrets import redact_tree
 from stages.contract.texts import one_line
@@ -15,7 +16,6 @@ from stages.contract.texts import one_line
 StageState = Literal["done", "reused", "failed", "blocked", "running", "interrupted"]
 MOST_FAULTS = 5
 Status = Literal["running", "done", "failed", "interrupted"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="a part of paths")]
 Count = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # a larger one is nobody's, and no float
 
 

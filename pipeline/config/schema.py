@@ -18,6 +18,7 @@ from pipeline.config.buckets import require_fitting_buckets
 from pipeline.config.image_space import remarks_on_space, require_one_image_encoder, require_space_for_texts
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
+from pipeline.names import GivenName
 from pipeline.options import STORE_VARIABLE, default_store
 from stages.caption_images.config import CaptionImagesConfig
 from stages.contract.bounds import LONGEST_WAIT
@@ -120,7 +121,7 @@ class NotifyConfig(ConfigModel):
 class RunConfig(ConfigModel):
     """One experiment. A stage runs where its section is present; ``null`` takes it out of the graph."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+    name: GivenName
     store: AnyAddress = Field(
         default_factory=default_store,
         description=f"folder or fsspec URI for artifacts and runs; none: that of {STORE_VARIABLE}, else workspace",

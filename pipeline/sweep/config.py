@@ -15,13 +15,12 @@ from pipeline.config.messages import describe, describe_choice
 from pipeline.config.schema import STAGES
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import UsageError
+from pipeline.names import FILE_NAME, LONGEST_NAME, GivenName
 from pipeline.sweep.settings import require_kept, require_settable
 from stages.contract.config import ConfigModel
 from stages.contract.secrets import MASK, secrets_in
 from stages.contract.texts import one_line, show_value
 
-LONGEST_NAME: Final = 100  # characters
-_FILE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _PATH_OF_JSON: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}/){0,9}[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.json")
 Values = Annotated[list[Any], Field(min_length=1)]
 
@@ -101,7 +100,7 @@ class PlotConfig(ConfigModel):
 class SweepConfig(ConfigModel):
     """A base experiment in many variants."""
 
-    name: str = Field(pattern=f"^{_FILE_NAME}$", max_length=LONGEST_NAME)
+    name: GivenName
     base: Path = Field(description="the experiment: a YAML file, relative to this one")
     groups: dict[str, GroupConfig] = Field(min_length=1)
     repeat: RepeatConfig | None = None
@@ -138,7 +137,7 @@ class SweepConfig(ConfigModel):
     @classmethod
     def _plots_have_file_names(cls, plots: dict[str, PlotConfig]) -> dict[str, PlotConfig]:
         for name in plots:
-            if len(name) > LONGEST_NAME or not re.fullmatch(_FILE_NAME, name):
+            if len(name) > LONGEST_NAME or not re.fullmatch(FILE_NAME, name):
                 raise ValueError(
                     f"found the name {show_value(name)}, which names a file; allowed: up to {LONGEST_NAME} letters, "
                     "digits, -, _ and ., the first a letter or digit"

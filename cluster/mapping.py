@@ -31,6 +31,7 @@ class WorkerResources:
     same_node: bool = False  # keep the workers on the caller's machine (to reach a loopback server)
     num_while_growing: int | None = None  # workers while items may still arrive; None: num_workers
     idle_seconds: float = 600.0  # workers without an item for so long are ended
+    idle_seconds_at_first: float = 60.0  # before any item has come: who is to make it may wait for their room
     heartbeat_timeout: float = 30.0  # seconds without a sign of life after which a worker counts as lost
     stage_timeout: float = 3600.0  # seconds at one item after which a worker counts as standing still
     max_tries: int = 3  # workers that an item may take down before it is set aside

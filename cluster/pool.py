@@ -103,6 +103,7 @@ class _Pool:
         self._make_worker, self._resources = make_worker, resources
         self._members: list[_Member] = []
         self._is_fresh = True
+        self._idle_seconds = min(resources.idle_seconds, resources.idle_seconds_at_first)
         self._failed_starts = 0
         self._paused_until = 0.0
         self._clock = AttentiveClock(max(_MOST_TICK_SECONDS, resources.heartbeat_timeout / _SIGNS_PER_TIMEOUT))
@@ -138,7 +139,7 @@ class _Pool:
 
     def dispatch(self, inbox: Inbox) -> None:
         """Give an item to every idle actor that lives, as far as is known; after a long time without items, end all
-        actors, to free their resources.
+        actors, to free their resources: sooner while none has come yet, as what makes the items may wait for room.
         """
         now = self._clock.now()
         for member in self._members:
@@ -148,8 +149,8 @@ class _Pool:
                 member.since, member.is_noticed = now, False
                 member.samples = 0
         if self.is_busy:
-            self._last_work = now
-        elif inbox.grows and not inbox.waiting and now - self._last_work > self._resources.idle_seconds:
+            self._last_work, self._idle_seconds = now, self._resources.idle_seconds
+        elif inbox.grows and not inbox.waiting and now - self._last_work > self._idle_seconds:
             self._is_fresh = False
             self.release()
 

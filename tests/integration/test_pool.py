@@ -4,11 +4,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 
 from cluster.errors import WorkersLost
 from cluster.item_progress import note_samples
@@ -142,6 +143,28 @@ def test_the_pool_grows_when_no_more_will_come_and_lets_idle_workers_go(tmp_path
     assert set(came) == set("abcde")
     assert came["a"] == came["b"] != came["c"]
     assert came["d"] != came["e"]
+
+
+def test_workers_that_no_item_has_come_for_make_room_for_what_is_to_make_it() -> None:
+    def come() -> Iterator[Sequence[tuple[str, None]]]:
+        yield from _until(lambda: _free_cpus() < everything)
+        yield from _until(lambda: _free_cpus() == everything)
+        yield [("a", None)]
+
+    everything = ray.cluster_resources()["CPU"]
+    resources = WorkerResources(num_cpus=everything, idle_seconds_at_first=1.0)
+    assert [name for name, _ in map_on_ray(lambda: name_process, Growing(come()), resources)] == ["a"]
+
+
+def _until(holds: Callable[[], bool]) -> Iterator[tuple[()]]:
+    until = time.monotonic() + 90.0
+    while not holds():
+        assert time.monotonic() < until
+        yield ()
+
+
+def _free_cpus() -> float:
+    return float(ray.available_resources().get("CPU", 0.0))
 
 
 def test_it_is_reported_on_which_machine_the_workers_are_and_at_what(tmp_path: Path) -> None:

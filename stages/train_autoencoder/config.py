@@ -14,7 +14,7 @@ from models.autoencoders.spec import (
 )
 from stages.contract.bounds import Count, Pixels
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
-from stages.training.config import TrainingConfig, require_one_pass
+from stages.training.config import MetricNames, TrainingConfig, require_one_pass
 from stages.training.images.config import SquaresConfig
 
 
@@ -39,6 +39,7 @@ class TrainAutoencoderBase(SquaresConfig):
 
     stage: ClassVar[str] = "train_autoencoder"
     model_folder: ClassVar[str] = "autoencoder"
+    metric_names: ClassVar[MetricNames] = MetricNames(r"held_out_\w+", ("held_out_loss", "held_out_psnr"))
     code_version: ClassVar[int] = 2
 
     resolution: Pixels = Field(256, description="side of the images in pixels")

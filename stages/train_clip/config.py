@@ -9,7 +9,7 @@ from stages.contract.config import ConfigModel, RuntimeOnly
 from stages.encoders.open_clip_schema import check_towers
 from stages.formats.captions import CaptionsConfig
 from stages.formats.splits import SplitConfig
-from stages.training.config import BestConfig, TrainingConfig, TrainStageConfig, require_one_pass
+from stages.training.config import BestConfig, MetricNames, TrainingConfig, TrainStageConfig, require_one_pass
 from stages.training.images.augmentation_config import ImageAugmentation
 
 Color = tuple[float, float, float]
@@ -74,6 +74,10 @@ class TrainClipConfig(TrainStageConfig):
     stage: ClassVar[str] = "train_clip"
     code_version: ClassVar[int] = 4
     model_folder: ClassVar[str] = "clip"
+    metric_names: ClassVar[MetricNames] = MetricNames(
+        r"retrieval_(image_of_text|text_of_image)|[a-z]+_(zero_shot_(shape|color)|retrieval)",  # the latter of scenes
+        ("retrieval_image_of_text", "retrieval_text_of_image"),
+    )
 
     captions: CaptionsConfig = Field(
         CaptionsConfig(), description="which captions are read; unset: those of the experiment"

@@ -24,7 +24,7 @@ from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
 from stages.formats.splits import SplitConfig
 from stages.train_prior.phases_config import DistillationConfig, PretrainingConfig
-from stages.training.config import LoopConfig, TrainingConfig, TrainingPart, require_one_pass
+from stages.training.config import LoopConfig, MetricNames, TrainingConfig, TrainingPart, require_one_pass
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TextStates = Literal["t5", "language_model", "clip"]
@@ -187,6 +187,10 @@ class TrainedPriorConfig(LoopConfig, PriorConfig):
     """What all priors that have a network have in common."""
 
     model_folder: ClassVar[str] = "prior"
+    metric_names: ClassVar[MetricNames] = MetricNames(
+        r"(reference/)?(cosine_\w+|retrieval_at_\d+|\w+_ratio|frechet(_rows|_bias)?|c?mmd|diversity)(/(steps|time)_.+)?",
+        ("cosine_true", "cosine_centred", "retrieval_at_1", "mmd"),
+    )
 
     network: NetworkConfig = NetworkConfig()
     text_states: tuple[TextStates, ...] | None = Field(

@@ -1,6 +1,7 @@
 """Settings of the training loop, the same for every train_ stage, and what the sections of those stages share."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -9,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, mo
 
 from stages.contract.bounds import Count, CountOrZero, Seed
 from stages.contract.config import ConfigModel, RuntimeOnly
+from stages.contract.errors import nearest
 from stages.contract.events import LoggedSteps, Metrics, RolledBack
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageConfig
@@ -24,6 +26,26 @@ class BestConfig(ConfigModel):
 
     metric: str = Field(description="a metric of the validation, by the name that the dashboard shows")
     mode: Literal["lowest", "highest"] = Field(description="which value of it is the best")
+
+
+@dataclass(frozen=True)
+class MetricNames:
+    """What the validations of a stage report, by name: a pattern that all match, and some of them for people."""
+
+    pattern: str
+    examples: tuple[str, ...]
+
+    def check(self, best: BestConfig | None) -> None:
+        """Refuse, before a long training, to keep the best of what no validation reports.
+
+        Raises:
+            ValueError: no validation of the stage has a metric of this name.
+        """
+        if best is not None and not re.fullmatch(self.pattern, best.metric):
+            raise ValueError(
+                f"training.best.metric is {best.metric!r}{nearest(best.metric, self.examples)}: allowed is a metric of "
+                f"the stage's validation, such as {', '.join(self.examples)}: give one of these"
+            )
 
 
 class TrainingConfig(ConfigModel):
@@ -207,6 +229,8 @@ class LoopConfig(StageConfig):
 
     model_folder: ClassVar[str]
     """Where the trained model lies in the artifact."""
+    metric_names: ClassVar[MetricNames]
+    """What its validations report."""
 
     init_from: InitFrom | None = Field(
         None, description="whose weights training begins with: a run of the store (its id), the folder of a trained "
@@ -214,6 +238,11 @@ class LoopConfig(StageConfig):
         "random ones, or those that the kind names",
     )  # fmt: skip
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _keeps_the_best_of_what_is_measured(self) -> "LoopConfig":
+        self.metric_names.check(self.training.best)
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; the weights to begin with count where there are any."""

@@ -1,7 +1,7 @@
 """Settings that all stages share which train on images."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,7 @@ from models.decoders.sampling import DecoderSampling
 from stages.contract.bounds import MOST_GIGABYTES, Count, Pixels
 from stages.contract.config import RuntimeOnly
 from stages.formats.splits import SplitConfig
-from stages.training.config import TrainStageConfig
+from stages.training.config import MetricNames, TrainStageConfig
 from stages.training.images.augmentation_config import ImageAugmentation
 
 
@@ -24,6 +24,8 @@ class SamplesConfig(DecoderSampling):
 
 class SquaresConfig(TrainStageConfig):
     """Train on images as squares of one resolution."""
+
+    metric_names: ClassVar[MetricNames] = MetricNames(r"held_out_\w+", ("held_out_loss",))
 
     resolution: Pixels = Field(64, description="side of the images in pixels")
     split: SplitConfig = Field(SplitConfig(), description="that of the experiment")

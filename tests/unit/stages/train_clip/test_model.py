@@ -8,6 +8,7 @@ from models.scenes.vocabulary import COLORS, SHAPES
 from stages.train_clip.config import SceneProbe, TrainClipConfig
 from stages.train_clip.model import contrastive_loss
 from stages.train_clip.probes import Encoders, fractions, probe_scenes, retrieval
+from stages.training.config import BestConfig
 
 
 def make_embeddings(num=6, dim=8, seed=0):
@@ -69,6 +70,8 @@ def test_a_perfect_model_is_always_right_and_a_blind_one_is_at_chance():
         return F.normalize(torch.ones(len(images), len(words)), dim=-1)
 
     found = fractions(probe_scenes(Encoders(blind, texts, 16), SceneProbe(num_images=96)))
+    for name in found | retrieval(torch.eye(2), torch.eye(2), ["a", "b"]):
+        TrainClipConfig.metric_names.check(BestConfig(metric=name, mode="highest"))
     assert set(found) == {
         f"{d}_{q}" for d in ("plain", "night") for q in ("zero_shot_shape", "zero_shot_color", "retrieval")
     }

@@ -29,11 +29,12 @@ from stages.formats.worst_samples import MOST, WorstSamples
 from stages.storage.artifact import Artifact, Output
 from stages.storage.folder import COMPLETE
 from stages.train_prior import stage as train_prior
-from stages.train_prior.config import DiffusionValidationConfig, ValidationConfig
+from stages.train_prior.config import DiffusionValidationConfig, TrainedPriorConfig, ValidationConfig
 from stages.train_prior.data import CaptionStates, Pairs
 from stages.train_prior.inspect import inspect
 from stages.train_prior.plots import plot_by_time
 from stages.train_prior.validation import Evaluation, distinct_times, evaluate
+from stages.training.config import BestConfig
 from tests.unit.stages.train_prior.pieces import DIM, context, inputs_for, prior_config
 
 
@@ -84,6 +85,8 @@ def test_the_trajectory_ends_at_the_prediction() -> None:
     assert metrics["cosine_true"] == metrics["cosine_true/steps_5"] == report["cosine_true"]
     assert metrics["cosine_z_t/time_16"] == found.by_time[16]["cosine_z_t"]
     assert metrics["reference/frechet"] == found.reference["frechet"]
+    for name in metrics:
+        TrainedPriorConfig.metric_names.check(BestConfig(metric=name, mode="lowest"))
 
 
 def test_figures_of_pairs_have_intervals() -> None:

@@ -2,7 +2,7 @@
 
 import time
 
-from cluster.machines import Node, declared_nodes, present_nodes
+from cluster.machines import Node, declared_nodes, present_nodes, room_for
 from cluster.mapping import WorkerResources
 
 _RECOUNT_SECONDS = 5.0
@@ -18,7 +18,8 @@ class Growth:
         self._is_scaled = False
         self._is_mixed = False
         if resources.grows:
-            self._at_first = self._room(present_nodes())
+            known = resources.room_at_first  # nodes that came since then are further ones also where a map begins anew
+            self._at_first = self._room(present_nodes()) if known is None else known
             self._next_count = time.monotonic() + _RECOUNT_SECONDS
             self._is_scaled = bool(declared_nodes())
 
@@ -41,8 +42,4 @@ class Growth:
         return self._more + (1 if self._is_mixed else max(1, ready // 2))
 
     def _room(self, nodes: list[Node]) -> int:
-        """Return for how many workers the nodes have room; those with GPUs are left to workers that use these."""
-        cpus, gpus = self._resources.num_cpus, self._resources.num_gpus
-        plain = [node for node in nodes if not node.gpus]
-        usable = nodes if gpus or not any(node.cpus for node in plain) else plain
-        return sum(node.holds(cpus, gpus) for node in usable)
+        return room_for(nodes, self._resources.num_cpus, self._resources.num_gpus)

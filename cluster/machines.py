@@ -1,6 +1,7 @@
 """What a cluster has, and what its autoscaler may add."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _UNLIMITED = 1_000_000  # nodes of a group that has no maximum
@@ -83,6 +84,13 @@ def _has_gpus(node: Node) -> bool:
 
 def _has_cpus(node: Node) -> bool:
     return node.cpus > 0
+
+
+def room_for(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
+    """Return for how many workers the nodes have room; those with GPUs are left to workers that use these."""
+    plain = [node for node in nodes if not node.gpus]
+    usable = nodes if gpus or not any(node.cpus for node in plain) else plain
+    return sum(node.holds(cpus, gpus) for node in usable)
 
 
 def present_nodes() -> list[Node]:

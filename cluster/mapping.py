@@ -36,6 +36,7 @@ class WorkerResources:
     stage_timeout: float = 3600.0  # seconds at one item after which a worker counts as standing still
     max_tries: int = 3  # workers that an item may take down before it is set aside
     grows: bool = False  # whether nodes that come while it runs get further workers
+    room_at_first: int | None = None  # for workers, when their number was chosen; None: when the map begins
 
 
 class Mapper(Protocol):

@@ -112,6 +112,8 @@ class _Pool:
         self._pause = min(resources.heartbeat_timeout / _SIGNS_PER_TIMEOUT, _SIGN_SECONDS)
         self._last_loss: dict[str, float] = {}
         """By node: when a worker was lost there last. The node itself may be gone, and the others on it with it."""
+        self._last_failed_start: dict[str, float] = {}
+        """By node: when one that counts was lost there before it was ready."""
         self._memory = MemoryKills(ray.get_runtime_context().get_node_id())
         self._growth = Growth(resources)
         self._reporter = Reporter(report)
@@ -213,7 +215,7 @@ class _Pool:
         ray.kill(member.actor)  # it may live where this process cannot see it
         if (task := member.task) is None:
             _log.warning("a worker was lost while it %s: %s", "waited" if member.is_ready else "started", reason)
-            if not member.is_ready:
+            if not member.is_ready and not self._is_of_one_loss(member):
                 self._count_failed_start(reason)
             return
         if may_be_earlier and task.num_unheard < self._resources.max_tries:
@@ -229,6 +231,15 @@ class _Pool:
             self.set_aside.append(task)
             fate = f"it is set aside, as {len(task.losses)} workers were lost at it"
         _log.warning("a worker was lost at %s (%s): %s", _name(task), reason, fate)
+
+    def _is_of_one_loss(self, member: _Member) -> bool:
+        """Whether it was there already when another was lost on its node, which may have taken all on it along."""
+        if not member.node:
+            return False
+        if member.since <= self._last_failed_start.get(member.node, float("-inf")):
+            return True
+        self._last_failed_start[member.node] = self._clock.now()
+        return False
 
     def _count_failed_start(self, reason: str) -> None:
         """Give up where no worker gets ready; where others are, a node may be at fault: do without it for a while."""

@@ -6,12 +6,14 @@ CPUs are busy), on GPUs all of its workers, for up to half of the CPUs. Where th
 """
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
-from cluster.machines import Machines
+from cluster.machines import Machines, room_for
 from pipeline.errors import UsageError
 from stages.contract.stage import Allocation, StageConfig
 
+_log = logging.getLogger(__name__)
 ENOUGH_CPUS = 8
 """A single process, or one that feeds a GPU, does not profit from more CPUs than this."""
 
@@ -38,6 +40,7 @@ def allocate(section: StageConfig, machines: Machines, *, spare_gpu_nodes: bool 
         max_tries=asked.max_tries,
         grows=asked.num_workers is None and section.work == "shards",
     )
+    allocation = dataclasses.replace(allocation, room_at_first=_room_at_first(allocation, machines))
     _check_fits(section.stage, allocation, machines)
     return allocation
 
@@ -48,6 +51,21 @@ def allocate_all(sections: Sequence[StageConfig], machines: Machines) -> dict[st
     if not any(allocation.gpus_per_worker for allocation in first.values()):
         return first
     return {section.stage: allocate(section, machines, spare_gpu_nodes=True) for section in sections}
+
+
+def allocate_anew(
+    sections: Sequence[StageConfig], before: Mapping[str, Allocation], machines: Machines
+) -> dict[str, Allocation]:
+    """Return what stages get that have not started yet, as nodes have come or gone; they wait for GPUs that are gone.
+
+    Raises:
+        UsageError: the nodes that are left are too few for one of them.
+    """
+    found = allocate_all(sections, machines)
+    kept = {name for name, one in found.items() if before[name].gpus_per_worker and not one.gpus_per_worker}
+    for name in sorted(kept):
+        _log.warning("%s: the nodes with GPUs are gone: it waits for one, and does not go on without", name)
+    return {name: before[name] if name in kept else one for name, one in found.items()}
 
 
 def leave_room(
@@ -64,7 +82,8 @@ def leave_room(
         room = _room_of(follower, wanted, machines)
         if left - room >= allocation.cpus_per_worker:
             left -= room
-    return dataclasses.replace(allocation, num_workers=min(allocation.num_workers, left // allocation.cpus_per_worker))
+    workers = min(allocation.num_workers, left // allocation.cpus_per_worker)
+    return dataclasses.replace(allocation, num_workers=max(1, workers))  # where nodes are gone, it waits for one
 
 
 def allocate_beside(section: StageConfig, allocation: Allocation, free: Machines) -> Allocation | None:
@@ -77,7 +96,14 @@ def allocate_beside(section: StageConfig, allocation: Allocation, free: Machines
         workers = min(workers, int(free.num_gpus / gpus))
     if workers < 1:
         return None
-    return dataclasses.replace(allocation, cpus_per_worker=cpus, workers_beside=workers)
+    beside = dataclasses.replace(allocation, cpus_per_worker=cpus, workers_beside=workers)
+    return dataclasses.replace(beside, room_at_first=_room_at_first(beside, free))
+
+
+def _room_at_first(allocation: Allocation, machines: Machines) -> int | None:
+    if not allocation.grows or not machines.nodes:
+        return None
+    return room_for(machines.nodes, allocation.cpus_per_worker, allocation.gpus_per_worker)
 
 
 def _room_of(section: StageConfig, allocation: Allocation, machines: Machines) -> int:
@@ -93,7 +119,7 @@ def _default_workers(section: StageConfig, machines: Machines, gpus: float, spar
     if section.work == "single":
         return 1
     if gpus:
-        return max(1, int(machines.num_gpus / gpus))
+        return section.usable_workers(max(1, int(machines.num_gpus / gpus)))
     if section.work == "training":
         return 1
     cpus = machines.cpus_without_gpus if spare_gpu_nodes else machines.num_cpus

@@ -21,7 +21,7 @@ from cluster.channel import Channel, Sender
 from cluster.losses import MemoryKills, describe_loss, memory_kills
 from cluster.machines import Machines, machines_now
 from cluster.task_signs import TaskLimits, TaskSign, TaskWatchdog
-from pipeline.allocation import allocate_all, allocate_beside, leave_room
+from pipeline.allocation import allocate_all, allocate_anew, allocate_beside, leave_room
 from pipeline.errors import UsageError
 from pipeline.losses import StageLosses
 from pipeline.mending import Mending
@@ -147,7 +147,7 @@ class GraphRun:
         self._machines = machines
         waiting = [stage.config for stage in self._plan.stages.values() if self._is_waiting(stage)]
         try:
-            self._allocations |= allocate_all(waiting, machines)
+            self._allocations |= allocate_anew(waiting, self._allocations, machines)
         except UsageError as error:  # nodes were lost: what was to start is started all the same, with fewer workers
             _log.warning("%s", error)
 

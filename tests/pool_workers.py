@@ -90,6 +90,14 @@ def start_alone(folder: Path) -> Callable[[int], int]:
     return abs
 
 
+def start_together(folder: Path) -> Callable[[int], int]:
+    """Make a worker once the folder holds a file "go"; until then, the process leaves a file that names it."""
+    (folder / f"waits-{os.getpid()}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.1)
+    return abs
+
+
 def stand(how: str, fifo: Path, seconds: float) -> str:
     """Stop this process, hang while a file is opened, compute in one call, or ask again and again."""
     time.sleep(1.0)  # until the first sign is given

@@ -85,6 +85,10 @@ class StageConfig(ConfigModel):
 
     resources: Annotated[Resources, RuntimeOnly()] = Resources()
 
+    def usable_workers(self, room: int) -> int:
+        """Return how many workers it takes where there is room for so many, if their number is left open."""
+        return room
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the stages whose artifacts this one reads."""
@@ -129,6 +133,7 @@ class Allocation:
     stage_timeout: float = 3600.0
     max_tries: int = 3
     grows: bool = False  # whether nodes that come while it runs get further workers
+    room_at_first: int | None = None  # for its workers, on the nodes by which their number was chosen
 
     @property
     def workers_at_first(self) -> int:
@@ -157,6 +162,7 @@ class Allocation:
             stage_timeout=self.stage_timeout,
             max_tries=self.max_tries,
             grows=self.grows and not same_node,
+            room_at_first=self.room_at_first,
         )
 
 

@@ -244,6 +244,11 @@ class LoopConfig(StageConfig):
         self.metric_names.check(self.training.best)
         return self
 
+    def usable_workers(self, room: int) -> int:
+        """Return the largest number of workers over which the batch can be divided."""
+        batch, passes = self.training.batch_size, self.training.gradient_accumulation
+        return next((size for size in range(room, 1, -1) if batch % (size * passes) == 0), 1)
+
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; the weights to begin with count where there are any."""
         identity = super().identity()

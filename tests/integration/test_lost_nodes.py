@@ -30,7 +30,7 @@ from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from tests.live import command_of, descendants
-from tests.pool_workers import make_slow, meet_or_hold, stand_giving_signs
+from tests.pool_workers import make_slow, meet_or_hold, stand_giving_signs, start_together
 from tests.unit.stages.training.line import LineTask
 
 
@@ -94,6 +94,32 @@ def test_workers_that_wait_for_items_on_a_node_that_is_lost_are_given_none(
     assert len(done) == 10
     assert len(set(done)) == 4
     assert num_missed() == 2
+    nodes.remove_node(kept, allow_graceful=False)
+
+
+def test_a_node_that_is_lost_while_its_workers_start_leaves_the_others_alone(
+    nodes: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes as many as may be lost one after another, and counts as one; none is ready anywhere yet."""
+    kept, lost = nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=3)
+
+    def await_that(holds: Callable[[], bool], seconds: float) -> Iterator[list[int]]:
+        until = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < until
+            yield []
+
+    def come() -> Iterator[list[int]]:
+        yield from await_that(lambda: len(list(tmp_path.glob("waits-*"))) == 4, 120)
+        since = time.monotonic()
+        yield from await_that(lambda: time.monotonic() > since + 5, 60)  # each gives a sign of life
+        nodes.remove_node(lost, allow_graceful=False)
+        yield from await_that(lambda: sum("a worker was lost while it started" in m for m in caplog.messages) == 3, 120)
+        (tmp_path / "go").touch()
+        yield [-1, -2]
+
+    resources = WorkerResources(num_workers=4, heartbeat_timeout=400.0)
+    assert sorted(map_on_ray(partial(start_together, tmp_path), Growing(come()), resources)) == [1, 2]
     nodes.remove_node(kept, allow_graceful=False)
 
 

@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from cluster.errors import WorkersLost
+from cluster.growth import Growth
 from cluster.item_progress import note_samples
 from cluster.mapping import Growing, WorkerResources
 from cluster.pool import map_on_ray
@@ -154,6 +155,16 @@ def test_workers_that_no_item_has_come_for_make_room_for_what_is_to_make_it() ->
     everything = ray.cluster_resources()["CPU"]
     resources = WorkerResources(num_cpus=everything, idle_seconds_at_first=1.0)
     assert [name for name, _ in map_on_ray(lambda: name_process, Growing(come()), resources)] == ["a"]
+
+
+def test_a_map_that_begins_anew_has_workers_on_the_nodes_that_had_come_before() -> None:
+    """As after the loss of the process that drives it: one of the two CPUs came when its workers had been counted."""
+    anew = Growth(WorkerResources(grows=True, room_at_first=1))
+    first = Growth(WorkerResources(num_workers=2, grows=True))
+    until = time.monotonic() + 60
+    while not anew.more(1, 1) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert (anew.more(1, 1), first.more(2, 2)) == (1, 0)
 
 
 def _until(holds: Callable[[], bool]) -> Iterator[tuple[()]]:

@@ -1,11 +1,13 @@
 """What a stage asks for becomes what it gets, or a sentence that says why it cannot."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
 
 from cluster.machines import Machines, Node
-from pipeline.allocation import allocate, allocate_all, allocate_beside, leave_room
+from pipeline.allocation import allocate, allocate_all, allocate_anew, allocate_beside, leave_room
+from pipeline.config.loading import load_config
 from pipeline.errors import UsageError
 from stages.contract.stage import Allocation, Resources, StageConfig
 
@@ -14,6 +16,7 @@ def cpus(number: int) -> Machines:
     return Machines(num_cpus=number, num_gpus=0, node_cpus=number)
 
 
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 LAPTOP = Machines(num_cpus=4, num_gpus=0, node_cpus=4)
 GPU_CLUSTER = Machines(num_cpus=128, num_gpus=16, node_cpus=64)
 
@@ -56,7 +59,11 @@ class SingleConfig(StageConfig):
         (SingleConfig(), LAPTOP, Allocation(1, 4, 0)),
         (ModelsConfig(), LAPTOP, Allocation(1, 4, 0, grows=True)),
         (ModelsConfig(), cpus(64), Allocation(8, 8, 0, grows=True)),
-        (ModelsConfig(), Machines.of([Node(12), Node(12), Node(6)], []), Allocation(2, 8, 0, grows=True)),
+        (
+            ModelsConfig(),
+            Machines.of([Node(12), Node(12), Node(6)], []),
+            Allocation(2, 8, 0, grows=True, room_at_first=2),
+        ),
         (ModelsConfig(resources=Resources(num_workers=4)), LAPTOP, Allocation(4, 1, 0)),
         (ModelsConfig(), GPU_CLUSTER, Allocation(16, 8, 1, grows=True)),
         (ShardsConfig(), GPU_CLUSTER, Allocation(16, 8, 1, grows=True)),
@@ -138,7 +145,7 @@ MIXED = Machines.of([Node(0), Node(16), Node(16), Node(4, 1), Node(4, 1)], [])
 
 def test_stages_without_gpu_leave_gpu_nodes_to_those_with_one() -> None:
     allocations = allocate_all([LoadConfig(), ShardsConfig()], MIXED)
-    assert allocations["download_shards"] == Allocation(32, 1, 0, grows=True)
+    assert allocations["download_shards"] == Allocation(32, 1, 0, grows=True, room_at_first=32)
     assert allocations["embed_clip"] == Allocation(2, 4, 1, grows=True)
     left = Machines(MIXED.num_cpus - 32, MIXED.num_gpus, MIXED.node_cpus)
     beside = allocate_beside(ShardsConfig(), allocations["embed_clip"], left)
@@ -171,3 +178,38 @@ def test_an_autoscaler_counts_with_its_declared_maximum() -> None:
     with pytest.raises(UsageError, match=r"5 workers x 1 GPUs .* have 4 GPUs at most, with all that its autoscaler"):
         allocate(TrainingConfig(resources=Resources(num_workers=5)), scaled)
     assert allocate_all([LoadConfig(), TrainingConfig()], scaled)["download_shards"].num_workers == 8
+
+
+@pytest.mark.parametrize(("num_gpus", "workers"), [(8, 8), (7, 4), (6, 4), (3, 2), (1, 1)])
+def test_an_open_group_has_as_many_workers_as_the_batch_can_be_divided_over(num_gpus: int, workers: int) -> None:
+    config = load_config(CONFIGS / "smoke.yaml", ["train_prior.training.batch_size=512"])
+    machines = Machines.of([Node(16, 1)] * num_gpus, [])
+    assert allocate(config.train_prior, machines).num_workers == workers
+
+
+def test_a_stage_that_was_to_use_gpus_waits_for_them_where_their_nodes_are_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, plain = TrainingConfig(), [Node(16)] * 2
+    before = allocate_all([config, LoadConfig()], Machines.of([*plain, Node(16, 4)], []))
+    left = allocate_anew([config, LoadConfig()], before, Machines.of(plain, []))
+    assert left["train_decoder"] == before["train_decoder"]
+    assert left["train_decoder"].gpus_per_worker == 1
+    assert left["download_shards"].num_workers == 32
+    assert caplog.messages == [
+        "train_decoder: the nodes with GPUs are gone: it waits for one, and does not go on without"
+    ]
+    fewer = allocate_anew([config], before, Machines.of([*plain, Node(16, 2)], []))
+    assert (fewer["train_decoder"].num_workers, fewer["train_decoder"].gpus_per_worker) == (2, 1)
+
+
+def test_where_no_node_is_left_a_stage_keeps_one_worker_that_waits_for_room() -> None:
+    before = allocate(LoadConfig(), Machines.of([Node(0), Node(16)], []))
+    assert leave_room(LoadConfig(), before, [], Machines.of([Node(0)], [])).num_workers == 1
+
+
+def test_the_room_by_which_workers_were_counted_goes_with_the_grant() -> None:
+    machines = Machines.of([Node(4)] * 2 + [Node(4, 1)], [])
+    granted = allocate_all([LoadConfig(), ShardsConfig()], machines)
+    assert granted["download_shards"].for_shards().room_at_first == 8
+    assert granted["embed_clip"].for_shards().room_at_first == 1

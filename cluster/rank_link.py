@@ -10,15 +10,16 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cluster.losses import memory_kills
 
 if TYPE_CHECKING:
     from cluster.channel import Sender
 
+Part = TypeVar("Part")
 LINK_SECONDS = 1.0  # between two signs of life
 END, REPLACE = "end", "replace"  # notices on the group's board
 _MOST_STACK = 60_000  # characters
@@ -54,6 +55,18 @@ def note_step() -> None:
     _steps += 1
 
 
+def getting_on(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the parts of what is read before the first step, and count each as one: to read very many takes hours."""
+    for part in parts:
+        note_step()
+        yield part
+
+
+def steps_taken() -> int:
+    """Return how many steps, and parts of what is read before them, this process has come through."""
+    return _steps
+
+
 def forget_requests() -> None:
     """Begin anew, in a process that has trained before."""
     global _steps  # noqa: PLW0603
@@ -82,7 +95,7 @@ def _keep_in_touch(send: "Sender", rank: int, node: str, machine: str, over: thr
 
 
 def _exchange(send: "Sender", rank: int, node: str, machine: str) -> None:
-    send(("sign", Sign(rank, node, os.getpid(), _steps, memory_kills(), machine)))
+    send(("sign", Sign(rank, node, os.getpid(), steps_taken(), memory_kills(), machine)))
     notices = send.poll_all((END, REPLACE))
     if notices[END]:
         _end.set()

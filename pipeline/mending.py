@@ -4,11 +4,12 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 
 from cluster.signals import signals_held_back
 from pipeline.config.schema import is_trained
+from pipeline.errors import UsageError
 from pipeline.plan import Plan, PlannedStage
 from pipeline.store import Store
 from stages.contract.documents import Manifest
@@ -17,11 +18,23 @@ from stages.contract.stage import optional_module
 from stages.formats.training_logs import TRAINING_LOG
 from stages.storage.artifact import DAMAGED, UNITS, Output, unit_record
 from stages.storage.checksums import FileSum
+from stages.storage.patience import StorageAway
 from stages.storage.verification import compare_again, set_damage_aside
 from stages.streaming.staleness import stale_units
 
 _MOST_TIMES = 2  # that a file is made again: a disk that damages it each time is to be seen to
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _trouble_of_one_stage(what: str) -> Iterator[None]:
+    """Make what a store that is away raises the trouble of the stage that met the damage: no other is to end by it."""
+    try:
+        yield
+    except (OSError, StorageAway) as error:
+        raise UsageError(
+            f"{what}: the store cannot be read or written ({error}): run again once it is there"
+        ) from error
 
 
 class Mending:
@@ -58,7 +71,14 @@ class Mending:
         """Set the unit of a damaged file aside; False: this run does not make it, or has done so too often.
 
         The file is read again first: what only one machine reads wrongly stays where it is.
+
+        Raises:
+            UsageError: another driver is at it, or the store is away.
         """
+        with _trouble_of_one_stage(damage.stage):
+            return self._set_aside(damage)
+
+    def _set_aside(self, damage: DamagedFile) -> bool:
         stage = self._plan.stages.get(damage.stage)
         if stage is None or stage.fingerprint != damage.fingerprint or stage.reused_from is not None:
             return False
@@ -83,7 +103,8 @@ class Mending:
     def is_aside(self, damage: DamagedFile) -> bool:
         """Return whether what is damaged was set aside already, and is not made again yet."""
         mark = damage.name if damage.unit is None else unit_record(damage.unit)
-        return not self._store.artifact(damage.stage, damage.fingerprint).exists(mark)
+        with _trouble_of_one_stage(damage.stage):
+            return not self._store.artifact(damage.stage, damage.fingerprint).exists(mark)
 
     def made_again(self) -> list[str]:
         """Return the stages of which some units were set aside once, by any run."""
@@ -113,8 +134,12 @@ class Mending:
         Returns their names; ``source`` is the stage that has just made something.
 
         Raises:
-            UsageError: another driver is at one of them.
+            UsageError: another driver is at one of them, or the store is away.
         """
+        with _trouble_of_one_stage(source):
+            return self._reopen_stale(source, finished)
+
+    def _reopen_stale(self, source: str, finished: Collection[str]) -> list[str]:
         reopened = []
         for stage in self._plan.stages.values():
             if source not in stage.inputs or stage.name not in finished or not (stale := self._stale(stage, source)):

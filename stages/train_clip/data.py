@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from cluster.rank_link import getting_on
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, choose_captions, select_captioned
 from stages.formats.pseudo_captions import read_pseudo_captions_of
@@ -42,7 +43,8 @@ class CaptionedImages(ImageDataset):
         threads: int = 1,
     ) -> None:
         shards, pseudo = inputs["download_shards"], inputs.get("caption_images")
-        captioned = {name: read_captions(shard_tar(shards, name)) for name in sorted(ShardRecord.done(shards))}
+        names = getting_on(sorted(ShardRecord.done(shards)))
+        captioned = {name: read_captions(shard_tar(shards, name)) for name in names}
         self.in_shards = sum(map(len, captioned.values()))
         if pseudo is not None:
             require_units(pseudo.stage, pseudo.unit_names(), captioned)

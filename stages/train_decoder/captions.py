@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
+from cluster.rank_link import getting_on
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, choose_captions
 from stages.formats.clips import read_clips, require_one_space
@@ -59,7 +60,7 @@ class CaptionRows:
 
     @cached_property
     def _sizes(self) -> list[int]:
-        sizes = [len(self._rows(shard)) for shard in range(len(self._names))]
+        sizes = [len(self._rows(shard)) for shard in getting_on(range(len(self._names)))]
         self._require_some(sum(sizes))
         return sizes
 
@@ -71,7 +72,7 @@ class CaptionRows:
     def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:
         """Return mean and std of all usable captions, by dimension, in one pass over the files."""
         count, total, squares = 0, 0.0, 0.0
-        for name in self._names:
+        for name in getting_on(self._names):
             rows = load_captioned_rows(self._embeddings, name, self._captions).text.astype(np.float64)
             count, total, squares = count + len(rows), total + rows.sum(0), squares + (rows**2).sum(0)
         self._require_some(count)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cluster.rank_link import getting_on
 from models.priors.text import TextFeatures, TextStates
 from models.related import groups_of_same, joined_groups
 from stages.contract.errors import InputFault
@@ -178,11 +179,11 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
     read = config.captions
     if config.validation.all_captions:
         read = read.model_copy(update={"fraction": 1.0})
-    parts = [load_captioned_rows(embeddings, shard, read) for shard in shards]
+    parts = [load_captioned_rows(embeddings, shard, read) for shard in getting_on(shards)]
     _require_captions(config, embeddings, sum(len(part.keys) for part in parts))
     _require_one_width(shards, parts)
     files = {
-        name: [open_text_states(embeddings, shard, name, width=width) for shard in shards]
+        name: [open_text_states(embeddings, shard, name, width=width) for shard in getting_on(shards)]
         for name, width in widths.items()
     }
     pairs = _join(parts, files, config.captions)
@@ -202,8 +203,8 @@ def load_images(config: PriorConfig, embeddings: Artifact, held_out_keys: Collec
     number per dimension is held for each image.
     """
     shards = list(shard_rows(embeddings))
-    rows = [load_image_rows(embeddings, shard) for shard in shards]
-    keys = {shard: load_keys(embeddings, shard) for shard in shards}
+    rows = [load_image_rows(embeddings, shard) for shard in getting_on(shards)]
+    keys = {shard: load_keys(embeddings, shard) for shard in getting_on(shards)}
     image = torch.from_numpy(np.concatenate(rows))
     number = torch.arange(len(image) + 1)
     images = Pairs(image, image, number, CaptionStates({}, number[:-1], number[:-1]))

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
+from cluster.rank_link import getting_on
 from models.decoders.buckets import Size
 from stages.formats.buckets import ImageSizes, read_image_sizes
 from stages.formats.images import MIDDLE, RgbImage, covering, covering_size, crop_corner, cropped
@@ -42,7 +43,7 @@ class BucketedImages(EmbeddedImages):
         super().__init__(shards, embeddings, resolution=resolution, cache_bytes=cache_bytes, threads=threads)
         self.bucket_sizes, self._shards, self._keeps_margin = tuple(sizes), shards, keeps_margin
         self._sizes_of = lru_cache(maxsize=KEPT_INDICES)(self._read_sizes)
-        self._numbers = [self._find(shard, numbers_of) for shard in range(len(self.names))]
+        self._numbers = [self._find(shard, numbers_of) for shard in getting_on(range(len(self.names)))]
 
     def buckets(self, indices: Indices) -> BucketNumbers:
         """Return the number of each image's bucket."""

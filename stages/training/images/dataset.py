@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
+from cluster.rank_link import getting_on
 from stages.contract.errors import FailureCause, InputFault
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.reader import load_image_rows, load_keys, open_image_rows, shard_rows
@@ -166,7 +167,7 @@ class EmbeddedImages(ImageDataset):
     def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:
         """Return mean and standard deviation of all embeddings, by dimension, in one pass over the files."""
         count, total, squares = 0, np.zeros(self.embed_dim), np.zeros(self.embed_dim)
-        for name in self.names:
+        for name in getting_on(self.names):
             rows = load_image_rows(self._embeddings, name).astype(np.float64)
             count, total, squares = count + len(rows), total + rows.sum(0), squares + (rows**2).sum(0)
         mean = total / count

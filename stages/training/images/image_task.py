@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from cluster.rank_link import getting_on
 from stages.contract.errors import FailureCause, InputFault
 from stages.formats.image_grids import to_png
 from stages.formats.splits import SplitConfig, SplitRecord
@@ -75,7 +76,7 @@ class ImageTask(ABC):
 
         Of the validation part at most ``num_held_out`` are used: those with the lowest numbers by hash.
         """
-        self._splits = SplitRows(self.keys_of(shard) for shard in range(len(self.sizes())))
+        self._splits = SplitRows(self.keys_of(shard) for shard in getting_on(range(len(self.sizes()))))
         self.split_record = self._splits.divide(self.split_config)
         self._held_out = self.rows_at(self._splits.validation[: self.num_held_out])
         self._order = SampleOrder(self._splits.train_sizes, self.data.window_size, self.config.seed)

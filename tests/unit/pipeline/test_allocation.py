@@ -146,7 +146,7 @@ MIXED = Machines.of([Node(0), Node(16), Node(16), Node(4, 1), Node(4, 1)], [])
 def test_stages_without_gpu_leave_gpu_nodes_to_those_with_one() -> None:
     allocations = allocate_all([LoadConfig(), ShardsConfig()], MIXED)
     assert allocations["download_shards"] == Allocation(32, 1, 0, grows=True, room_at_first=32)
-    assert allocations["embed_clip"] == Allocation(2, 4, 1, grows=True)
+    assert allocations["embed_clip"] == Allocation(2, 4, 1, grows=True, room_at_first=2)
     left = Machines(MIXED.num_cpus - 32, MIXED.num_gpus, MIXED.node_cpus)
     beside = allocate_beside(ShardsConfig(), allocations["embed_clip"], left)
     assert beside is not None

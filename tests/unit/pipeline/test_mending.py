@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.loading import load_config
+from pipeline.errors import UsageError
 from pipeline.mending import Mending
 from pipeline.plan import make_plan
 from pipeline.store import Store
@@ -36,3 +37,18 @@ def test_a_model_that_is_trained_again_is_another_by_its_weights_alone(
         train(output, weights, 2000)
         mending.compare("train_prior")
     assert ("was made again with other content" in caplog.text) == is_other
+
+
+def test_a_store_that_is_away_while_damage_is_set_aside_is_the_trouble_of_one_stage(tmp_path: Path) -> None:
+    store, config = Store(str(tmp_path / "store")), load_config("configs/smoke.yaml")
+    output = store.output("train_prior", make_plan(config, store).stages["train_prior"].fingerprint)
+    train(output, b"weights", 1000)
+    output.write_bytes(COMPLETE, b"")
+    Path(output.path("prior/model.safetensors")).write_bytes(b"wrights")
+    damage = output.damaged_file("prior/model.safetensors", TrainedRecord.file, "other bytes")
+    with Mending(make_plan(config, store), store) as mending:
+        (tmp_path / "store/leases").write_bytes(b"no folder")
+        with pytest.raises(UsageError, match=r"train_prior: the store cannot be read or written \(.*leases"):
+            mending.set_aside_in_thread(damage).result(60)
+        (tmp_path / "store/leases").unlink()
+        assert mending.set_aside_in_thread(damage).result(60)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.rank_link import steps_taken
 from stages.contract.errors import InputFault
 from stages.training.images.dataset import EmbeddedImages
 from stages.training.images.shard_images import ShardImages
@@ -44,7 +45,9 @@ def test_no_more_images_are_held_than_fit_the_budget(tmp_path: Path) -> None:
 
 def test_statistics_are_those_of_all_embeddings(tmp_path: Path) -> None:
     expected = np.array([embedding_of(row) for row in range(32)])
-    mean, std = open_data(tmp_path).statistics()
+    data, before = open_data(tmp_path), steps_taken()
+    mean, std = data.statistics()
+    assert steps_taken() == before + len(data.names), "a group that reads very many shards gets on"
     assert len(mean) == DIM
     np.testing.assert_allclose(mean, expected.mean(0), atol=1e-3)
     np.testing.assert_allclose(std, expected.std(0), atol=1e-3)

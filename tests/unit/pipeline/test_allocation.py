@@ -208,8 +208,8 @@ def test_where_no_node_is_left_a_stage_keeps_one_worker_that_waits_for_room() ->
     assert leave_room(LoadConfig(), before, [], Machines.of([Node(0)], [])).num_workers == 1
 
 
-def test_the_room_by_which_workers_were_counted_goes_with_the_grant() -> None:
+def test_the_room_by_which_workers_were_counted_goes_with_the_allocation() -> None:
     machines = Machines.of([Node(4)] * 2 + [Node(4, 1)], [])
-    granted = allocate_all([LoadConfig(), ShardsConfig()], machines)
-    assert granted["download_shards"].for_shards().room_at_first == 8
-    assert granted["embed_clip"].for_shards().room_at_first == 1
+    allocations = allocate_all([LoadConfig(), ShardsConfig()], machines)
+    assert allocations["download_shards"].for_shards().room_at_first == 8
+    assert allocations["embed_clip"].for_shards().room_at_first == 1

@@ -36,7 +36,9 @@ class Resources(ConfigModel):
     """What a stage asks of the machines; never part of a fingerprint."""
 
     num_workers: PositiveInt | None = Field(
-        None, description="parallel workers; none: one per cpus_per_worker CPUs for data stages, one for training"
+        None,
+        description="parallel workers; none: one per cpus_per_worker CPUs for data stages; for training one on CPUs, "
+        "and on GPUs one for each, as far as the batch can be divided over them",
     )
     min_workers: PositiveInt = Field(
         1, description="fewest workers that training goes on with where lost nodes leave no room for all"

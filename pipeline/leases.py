@@ -219,9 +219,9 @@ class Leases:
                 return
             content = dataclasses.replace(held.holder, beat=beat or time.monotonic_ns()).to_bytes()
             try:
-                held.is_lost = not held.files.renew(held.number, content)
-                if held.is_lost:
-                    self._error = self._error or held.fence.lost()
+                if not held.files.renew(held.number, content):
+                    lost = held.fence.lost()  # first: what is lost without an error would never be looked at again
+                    self._error, held.is_lost = self._error or lost, True
             except Exception as error:  # noqa: BLE001  whatever a file system raises: the next renewal may succeed
                 _log.warning("%s: the lease could not be renewed, which is tried again: %s", held.name, error)
 

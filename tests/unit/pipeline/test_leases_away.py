@@ -3,19 +3,24 @@
 import errno
 import io
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.attention import AttentiveClock
+from pipeline.config.loading import load_config
 from pipeline.errors import Superseded
-from pipeline.leases import Leases, LeaseTimes
+from pipeline.experiment import Experiment
+from pipeline.leases import Leases, LeaseTimes, _Wait
 from stages.contract.errors import LeaseLost
 from stages.storage.lease_files import lease_files
-from stages.storage.leases import Fence, Holder
-from stages.storage.patience import waiting_for
+from stages.storage.leases import Fence, Holder, holder_of
+from stages.storage.patience import patience_seconds, waiting_for
 
 NAME = "embed_clip-f0"
 CALLS = ("utime", "listdir", "open")
@@ -117,3 +122,73 @@ def test_a_file_that_another_machine_has_deleted_is_gone_as_nfs_says_it(
         held.check(fresh=True)
     with pytest.raises(LeaseLost, match="night-8"):
         fence_of(held).check()
+
+
+@pytest.fixture
+def awaited(tmp_path: Path) -> Iterator[tuple[Experiment, Callable[[], None]]]:
+    """An experiment of which another machine makes a stage, and what lets that go."""
+    settings = [f"store={tmp_path / 'store'}", "storage.lease_timeout=1"]
+    experiment = Experiment.open(load_config("configs/smoke.yaml", settings), "smoke.yaml")
+    times, name = LeaseTimes(timeout=60), f"embed_clip-{experiment.plan.stages['embed_clip'].fingerprint}"
+    with Leases(experiment.store.uri, tmp_path / "b", run="b", times=times, report=print).holding([name]) as other:
+        yield experiment, lambda: other.release(name)
+
+
+def test_who_waits_for_another_driver_waits_for_a_store_that_is_away_too(
+    awaited: tuple[Experiment, Callable[[], None]], mount: Mount
+) -> None:
+    experiment, let_go = awaited
+    said: list[str] = []
+
+    def report(text: str) -> None:
+        said.append(text)
+        mount.fail_for_a_while(errno.EIO)
+        threading.Timer(2 * AWAY, let_go).start()
+
+    with experiment.leased(report) as leased:
+        assert len(said) == 1
+        assert leased.undone()
+    assert patience_seconds() == 0
+
+
+def test_a_signal_ends_who_waits_for_another_driver_while_the_store_is_away(
+    awaited: tuple[Experiment, Callable[[], None]], mount: Mount
+) -> None:
+    main, begun = threading.main_thread().ident, time.monotonic()
+    assert main is not None
+    timer = threading.Timer(AWAY, signal.pthread_kill, (main, signal.SIGINT))
+
+    def report(text: str) -> None:
+        mount.fail(errno.EIO)
+        timer.start()
+
+    try:
+        with pytest.raises(KeyboardInterrupt), awaited[0].leased(report):
+            pass
+    finally:
+        timer.cancel()
+    mount.come_back()
+    assert time.monotonic() - begun < 30
+
+
+def test_the_time_in_which_the_store_was_away_is_not_that_of_what_was_read_after_it(
+    tmp_path: Path, mount: Mount
+) -> None:
+    hand = [0.0]
+
+    def come_back() -> None:
+        hand[0] = 100.0
+        mount.come_back()
+
+    address = f"{tmp_path}/leases/{NAME}"
+    assert lease_files(address).create(1, Holder("t", timeout=1.0).to_bytes())
+    wait = _Wait(NAME, address, LeaseTimes(timeout=1.0), print, AttentiveClock(0.5, lambda: hand[0]))
+    holder = holder_of(wait.files, 1)
+    mount.fail(errno.EIO)
+    threading.Timer(AWAY, come_back).start()
+    with waiting_for(1):
+        assert not wait.is_over(1, holder)
+    for hand[0] in (100.25, 100.75):
+        assert not wait.is_over(1, holder), hand
+    hand[0] = 101.0
+    assert wait.is_over(1, holder), "a second has been observed"

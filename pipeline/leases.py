@@ -169,7 +169,7 @@ class Leases:
     def _take_with(self, lock: FileLock, wait: "_Wait", later: Sequence["_Wait"]) -> None:
         name, files = wait.name, wait.files
         while True:
-            number, holder = wait.look()
+            number, holder = wait.poll()
             has_lock = lock.is_locked or _try(lock)
             is_free = number == 0 or (holder is not None and holder.released)
             is_gone = has_lock and holder is not None and bool(holder.lock) and holder.lock == self._holder.lock
@@ -250,7 +250,7 @@ class _Wait:
         if self._seen is None and (number := patiently(self.address, self.files.newest)):
             self._note(number)
 
-    def look(self) -> tuple[int, Holder | None]:
+    def poll(self) -> tuple[int, Holder | None]:
         """Return the highest number, or 0, and who made its file; a store that is away is waited for."""
         number = patiently(self.address, self.files.newest)
         return number, patiently(self.address, lambda: holder_of(self.files, number)) if number else None

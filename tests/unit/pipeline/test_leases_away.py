@@ -113,7 +113,7 @@ def test_who_was_superseded_learns_it_when_the_folder_can_be_read(
         held.check(fresh=True)
 
 
-def test_a_file_that_another_machine_has_deleted_is_gone_as_nfs_says_it(
+def test_a_stale_handle_of_a_file_that_another_machine_has_deleted_is_a_lost_lease(
     held: Leases, mount: Mount, tmp_path: Path
 ) -> None:
     take_over(tmp_path)

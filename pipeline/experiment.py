@@ -78,11 +78,10 @@ class Experiment:
         storage = self.config.storage
         times = LeaseTimes(storage.lease_timeout, storage.lease_wait)
         experiment = replace(self, plan=with_stored_models(self.plan, self.store))
-        with contextlib.ExitStack() as held:
+        with waiting_for(storage.patience), contextlib.ExitStack() as held:
             while True:
                 to_make = experiment.undone()
                 leases = held.enter_context(self.store.leasing(experiment.plan.run, to_make, times, report))
-                held.enter_context(waiting_for(storage.patience))
                 if not leases.has_waited and not any(artifact.is_complete for artifact in to_make):
                     break
                 experiment = experiment.planned_again()

@@ -25,6 +25,7 @@ from pipeline.errors import Superseded, UsageError
 from stages.contract.errors import LeaseLost
 from stages.storage.lease_files import LeaseFiles, lease_files
 from stages.storage.leases import Fence, Holder, holder_of
+from stages.storage.patience import patiently
 
 _log = logging.getLogger(__name__)
 
@@ -168,8 +169,7 @@ class Leases:
     def _take_with(self, lock: FileLock, wait: "_Wait", later: Sequence["_Wait"]) -> None:
         name, files = wait.name, wait.files
         while True:
-            number = files.newest()
-            holder = holder_of(files, number) if number else None
+            number, holder = wait.poll()
             has_lock = lock.is_locked or _try(lock)
             is_free = number == 0 or (holder is not None and holder.released)
             is_gone = has_lock and holder is not None and bool(holder.lock) and holder.lock == self._holder.lock
@@ -219,9 +219,9 @@ class Leases:
                 return
             content = dataclasses.replace(held.holder, beat=beat or time.monotonic_ns()).to_bytes()
             try:
-                held.is_lost = not held.files.renew(held.number, content)
-                if held.is_lost:
-                    self._error = self._error or held.fence.lost()
+                if not held.files.renew(held.number, content):
+                    lost = held.fence.lost()  # first: what is lost without an error would never be looked at again
+                    self._error, held.is_lost = self._error or lost, True
             except Exception as error:  # noqa: BLE001  whatever a file system raises: the next renewal may succeed
                 _log.warning("%s: the lease could not be renewed, which is tried again: %s", held.name, error)
 
@@ -247,16 +247,21 @@ class _Wait:
 
     def observe(self) -> None:
         """Begin to observe a lease that is not waited for yet: its timeout runs beside that of another."""
-        if self._seen is None and (number := self.files.newest()):
+        if self._seen is None and (number := patiently(self.address, self.files.newest)):
             self._note(number)
 
+    def poll(self) -> tuple[int, Holder | None]:
+        """Return the highest number, or 0, and who made its file; a store that is away is waited for."""
+        number = patiently(self.address, self.files.newest)
+        return number, patiently(self.address, lambda: holder_of(self.files, number)) if number else None
+
     def _note(self, number: int) -> float:
-        """Read the lease's mark, and return the time of the reading."""
-        now, found = self._clock.now(), self.files.read(number)
+        """Read the lease's mark, and return the time at which the reading began."""
+        now, found = self._clock.now(), patiently(self.address, lambda: self.files.read(number))
         seen = (number, None if found is None else found[1])
         if seen != self._seen:
             self._is_alive = self._seen is not None
-            self._seen, self._seen_at = seen, now
+            self._seen, self._seen_at = seen, self._clock.now()  # the store may have been away since ``now``
         return now
 
     def is_over(self, number: int, holder: Holder | None) -> bool:

@@ -24,7 +24,6 @@ from stages.storage.publishing import write_new
 
 SETTLE_SECONDS = 2.0
 """The pause of stores without conditional writes between a write and the reading that decides who was last."""
-_GONE = {errno.ENOENT, errno.ESTALE}  # ESTALE: NFS, of a file that another machine has deleted
 _REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _SUFFIX = ".json"
 
@@ -95,6 +94,10 @@ class _Local:
         except FileNotFoundError:
             return []
 
+    def _is_gone(self, number: int, error: OSError) -> bool:
+        """Return whether a file is not there; NFS says ESTALE of it, and of all files while its server is away."""
+        return error.errno == errno.ENOENT or (error.errno == errno.ESTALE and number not in self._all())
+
     def newest(self) -> int:
         return max(self._all(), default=0)
 
@@ -103,7 +106,7 @@ class _Local:
             with self._path(number).open("rb") as file:  # opening asks the server, where NFS would keep what it knew
                 return file.read(), os.fstat(file.fileno()).st_mtime_ns
         except OSError as error:
-            if error.errno in _GONE:
+            if self._is_gone(number, error):
                 return None
             raise
 
@@ -115,7 +118,7 @@ class _Local:
         try:
             os.utime(self._path(number))  # never makes the file again, and no byte of it is ever half written
         except OSError as error:
-            if error.errno in _GONE:
+            if self._is_gone(number, error):
                 return False
             raise
         return True

@@ -112,7 +112,7 @@ class Fence:
         if self.is_remote and not fresh and now - _checked.get(self.token, -self.seconds) < self.seconds:
             return
         if not patiently(self.address, self._is_held):
-            raise self.lost()
+            raise patiently(self.address, self.lost)
         _checked[self.token] = now
 
     def _is_held(self) -> bool:
@@ -142,6 +142,6 @@ class Fence:
             return
         found = str((fs.metadata(path) or {}).get(_NUMBER, "0"))
         if found.isdigit() and int(found) > self.number:
-            raise self.lost()
+            raise patiently(self.address, self.lost)
         self.check()
         fs.pipe_file(path, content, **named)

@@ -30,6 +30,7 @@ from stages.training.initial_weights import FIRST_STAGE, load_initial
 from stages.training.measuring import mean_intervals, measure
 from stages.training.randomness import make_random_inputs, sample_seeds
 from stages.training.task import Batch, BatchPart
+from stages.training.validated import validated_images
 
 LOSS_ROUNDS = 4
 """Times that the loss of each sample is computed in the end: at a single noise level it says little of the sample."""
@@ -138,7 +139,7 @@ class DecoderTask(ImageTask):
     def _protocol(self) -> Protocol:
         """Return what a held-out loss depends on beside the weights; that of another kind is another figure."""
         return {
-            "held_out": self.split_record.keys,
+            **validated_images(self.data.keys(self.held_out)),
             "loss": str(self.spec.to_dict()["kind"]),
             "encoders": "+".join(read_clips(self.inputs["embed_clip"]).digests),
             "seed": str(self.config.seed),

@@ -107,7 +107,7 @@ def _difference(one: ProtocolGroup, other: ProtocolGroup, records: Sequence[RunR
     sides = [_protocol(group, records) for group in (one, other)]
     found = protocol_differences(*sides)
     said = [_UNKNOWN] if {SPLIT, VALIDATED} <= found.keys() else []
-    left = {key: values for key, values in found.items() if not said or key not in _DATA}
+    left = {key: values for key, values in found.items() if not said or all(key in side for side in sides)}
     said += [f"{_WORDS.get(key, key)} {_shown(new)}, not {_shown(old)}" for key, (old, new) in left.items()]
     return "; ".join(said)
 

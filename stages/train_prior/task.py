@@ -179,6 +179,10 @@ class PriorTask:
         metrics = found.metrics()
         return [Metrics(metrics, step, *self._measured(metrics, found.intervals())), *images]
 
+    def has_direction(self, metric: str, step: int) -> bool:
+        """Tell that weights may be judged by any metric: none has an adversary's part."""
+        return True
+
     def _measured(self, metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> Measured:
         """Return the measures; those of unrelated pairs say which these are, as earlier versions counted all others."""
         unrelated = {name: interval for name, interval in intervals.items() if "unrelated" in name}

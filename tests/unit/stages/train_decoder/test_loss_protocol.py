@@ -85,7 +85,7 @@ def test_latents_of_another_first_stage_are_others(tmp_path: Path) -> None:
     assert digests[0] != digests[1]
 
 
-def test_an_enlargement_is_told_by_its_factor_and_noise() -> None:
+def test_the_loss_of_an_enlargement_names_its_factor_and_noise() -> None:
     network = {"max_noise": 0.25}
     spec = TypeAdapter(UpsamplerSpec).validate_python(
         {"embed_dim": 4, "from_resolution": 16, "resolution": 64, "network": network}

@@ -180,7 +180,7 @@ class PriorTask:
         return [Metrics(metrics, step, *self._measured(metrics, found.intervals())), *images]
 
     def has_direction(self, metric: str, step: int) -> bool:
-        """Tell that weights may be judged by any metric: none has an adversary's part."""
+        """Tell that weights may be compared by any metric: none has an adversary's part."""
         return True
 
     def _measured(self, metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> Measured:

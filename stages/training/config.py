@@ -254,9 +254,9 @@ class LoopConfig(StageConfig):
         return self
 
     def has_direction(self, metric: str, step: int) -> bool:
-        """Tell whether weights may be judged by the metric of a validation after so many steps: where its name says so.
+        """Tell whether weights may be compared by the metric of a validation after so many steps.
 
-        The loss of an adversary rises and falls with what the other side has learned.
+        Not by a loss with an adversary's terms, which rises and falls with what the other side has learned.
         """
         return True
 

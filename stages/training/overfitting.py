@@ -19,14 +19,14 @@ class ValidationHistory:
     def __init__(
         self, config: TrainingConfig, output: Output, first_step: int, has_direction: Callable[[str, int], bool]
     ) -> None:
-        """Take what was found before the first step; ``has_direction``: whether a metric judges weights at a step."""
+        """Take what was found before the first step; ``has_direction``: whether weights may be compared by a metric."""
         self._config, self._output, self._has_direction = config, output, has_direction
         self._by_step = dict(ValidationsRecord.until(output, first_step).by_step)
 
     def note(self, metrics: Mapping[str, float], step: int) -> None:
         """Take the metrics of a validation, and keep them for a restart."""
-        judging = {name: value for name, value in metrics.items() if _sign(name) and self._has_direction(name, step)}
-        known = {name: value for name, value in judging.items() if math.isfinite(value)}
+        comparable = {name: value for name, value in metrics.items() if _sign(name) and self._has_direction(name, step)}
+        known = {name: value for name, value in comparable.items() if math.isfinite(value)}
         if known:
             self._by_step[step] = self._by_step.get(step, {}) | known
             ValidationsRecord(by_step=dict(sorted(self._by_step.items()))).write(self._output)

@@ -95,7 +95,7 @@ class TrainTask(Protocol):
         """
 
     def has_direction(self, metric: str, step: int) -> bool:
-        """Tell whether weights may be judged by the metric of a validation after so many steps."""
+        """Tell whether weights may be compared by the metric of a validation after so many steps."""
 
     def examine(self, model: torch.nn.Module, step: int) -> None:
         """Find what :meth:`save` writes beside the weights that are kept: those of the validation after ``step`` steps.

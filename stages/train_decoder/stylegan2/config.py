@@ -66,7 +66,7 @@ class StyleGan2DecoderConfig(DecoderConfig):
         return self
 
     def has_direction(self, metric: str, step: int) -> bool:
-        """Tell whether weights may be judged by it: not by the loss, in which the discriminator takes part."""
+        """Tell whether weights may be compared by it: not by the loss, in which the discriminator takes part."""
         return metric != "held_out_loss"
 
     @property

@@ -60,7 +60,7 @@ class ImageTask(ABC):
         self.check_data()
 
     def has_direction(self, metric: str, step: int) -> bool:
-        """Tell whether weights may be judged by the metric of a validation, as the section says."""
+        """Tell whether weights may be compared by the metric of a validation, as the section says."""
         return self.config.has_direction(metric, step)
 
     @property

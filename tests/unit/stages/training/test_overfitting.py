@@ -29,7 +29,7 @@ def test_a_validation_that_becomes_worse_is_reported(tmp_path: Path) -> None:
     assert "overfitting" not in found.notes
 
 
-def test_a_loss_that_judges_no_weights_is_not_reported(tmp_path: Path) -> None:
+def test_a_loss_by_which_weights_cannot_be_compared_is_not_reported(tmp_path: Path) -> None:
     class WithAdversary(ForgettingTask):
         def has_direction(self, metric: str, step: int) -> bool:
             return step < 8

@@ -1,6 +1,6 @@
 """What the specs of all models share: checks that name the field, and reading and writing as plain data; no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, fields, is_dataclass
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Final, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -24,6 +24,14 @@ class Settings:
         plain: dict[str, Any] = _plain(asdict(self))  # type: ignore[call-overload]
         given = {item.name for item in given_fields(self)}
         return {name: value for name, value in plain.items() if name in given}
+
+    def of_loss(self) -> dict[str, Any]:
+        """Return, as JSON-ready values, what a training loss is of: losses by other such settings are not comparable.
+
+        By default that of those fields which are settings themselves.
+        """
+        parts = {name: value.of_loss() for name, value in vars(self).items() if isinstance(value, Settings)}
+        return {name: part for name, part in parts.items() if part}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -76,6 +84,15 @@ def given_fields(settings: Any) -> tuple[Field[Any], ...]:
     return tuple(
         item for item in fields(settings) if not (item.metadata == ABSENT and getattr(settings, item.name) is None)
     )
+
+
+def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a tree by their dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ Diffusion: a batch holds images of one bucket, and every bucket has about the ar
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from models.fields import Settings, require, require_positive
 
@@ -29,6 +30,10 @@ class BucketSettings(Settings):
         require_positive(self, "step")
         ratio = self.max_aspect_ratio
         require(self, "max_aspect_ratio", 1.0 < ratio <= 16.0, "above 1 up to 16")
+
+    def of_loss(self) -> dict[str, Any]:
+        """Return all: images of other sizes are other images."""
+        return self.to_dict()
 
     def sizes(self, resolution: int) -> tuple[Size, ...]:
         """Return the buckets from the narrowest to the widest, the square among them.

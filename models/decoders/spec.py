@@ -81,6 +81,10 @@ class DecoderSpec(Spec):
     [batch] and other quantities of each sample.
     """
 
+    loss_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields beside the kind and the resolution without which a loss says nothing; those of settings say it themselves
+    (:meth:`~models.fields.Settings.of_loss`)."""
+
     kind: str
     embed_dim: int
     """Width of the CLIP image embedding, all concatenated models together."""
@@ -99,6 +103,11 @@ class DecoderSpec(Spec):
         """Widths and heights that images can have, the square among them."""
         side: int = self.resolution  # type: ignore[attr-defined]  # a field, or a property, of every kind
         return ((side, side),)
+
+    def of_loss(self) -> dict[str, Any]:
+        """Return what the training loss is of."""
+        own = {name: getattr(self, name) for name in ("kind", "resolution", *self.loss_fields)}
+        return own | super().of_loss()
 
     def build_training(self) -> Any:
         """Return what is trained, with random weights; imports torch."""
@@ -168,6 +177,10 @@ class EmbeddingDropout(Settings):
     def __post_init__(self) -> None:
         require(self, "empty_probability", 0.0 <= self.empty_probability < 1.0, "0 up to, not including, 1")
         require(self, "embedding_noise", self.embedding_noise >= 0.0, "0 or more")
+
+    def of_loss(self) -> dict[str, Any]:
+        """Return what the loss depends on: it is taken of embeddings that are changed as in training."""
+        return {"empty_probability": self.empty_probability, "embedding_noise": self.embedding_noise}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 from models.fields import ABSENT, Settings, require
 
@@ -104,6 +104,14 @@ class ProcessConfig(Settings):
         if self.time_power is not None:
             allowed_power = self.path == "flow" and 0.0 <= self.time_power <= MAX_TIME_POWER
             require(self, "time_power", allowed_power, f"0 to {MAX_TIME_POWER} on the path flow, null on the path ddpm")
+
+    def of_loss(self) -> dict[str, Any]:
+        """Return what its loss depends on; what is read on the other path alone does not count."""
+        if self.path == "flow":
+            return {"path": self.path, "target": self.target, "time_power": self.time_power or 0.0}
+        names = ["path", "target", "schedule", "loss_weight", "zero_terminal_snr"]
+        names += ["min_snr_gamma"] if self.loss_weight == "min_snr" else []
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,8 +135,7 @@ def _data(record: RunRecord, store: Store) -> list[tuple[str, str]]:
     rows += [(name, f"{counts[name]:,}") for name in ("images", "captioned") if name in counts]
     if counts.get("images") and "captioned" in counts:
         rows.append(("captioned fraction", f"{counts['captioned'] / counts['images']:.1%}"))
-    if (prior := record.stage("train_prior")) is not None and "captioned" in prior.counts:
-        rows.append(("captioned images that the prior learned from", f"{prior.counts['captioned']:,}"))
+    rows += _taught(record)
     rows += _retrieved(record)
     rows += _pseudo_captions(record)
     for prefix, words in ((FAILED, "lost"), (SKIPPED, "skipped")):
@@ -146,6 +145,17 @@ def _data(record: RunRecord, store: Store) -> list[tuple[str, str]]:
             if name.startswith(prefix)
         ]
     return rows
+
+
+def _taught(record: RunRecord) -> list[tuple[str, str]]:
+    """Return how many captioned images the prior was trained on; of an earlier version's run, how many it read."""
+    prior = record.stage("train_prior")
+    counts = {} if prior is None else prior.counts
+    if "training_pairs" in counts:  # pseudo-captions are captions, too
+        return [("captioned images that the prior learned from", f"{counts['training_pairs']:,}")]
+    if "captioned" in counts:
+        return [("captioned images that the prior read, held-out ones among them", f"{counts['captioned']:,}")]
+    return []
 
 
 def _is_said(name: str, value: object) -> bool:

@@ -90,6 +90,11 @@ class PlotConfig(ConfigModel):
     log_x: bool = False
     groups: tuple[str, ...] | None = Field(None, description="groups to show; null: all")
 
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Match the figures that it shows; the group is the number that a * stands for."""
+        return re.compile(r"(\d+(?:\.\d+)?)".join(map(re.escape, self.figure.split("*"))))
+
     @model_validator(mode="after")
     def _star_or_axis(self) -> "PlotConfig":
         if (self.x is None) != (self.figure.count("*") == 1):

@@ -114,9 +114,7 @@ def _add_curve(axis: Any, curve: Curve, *, style: str, repeats: int) -> Any:
 
 def _curves_by_name(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:
     """One curve a variant; the number that the figure's * stands for is the axis."""
-    before, after = (re.escape(part) for part in plot.figure.split("*"))
-    pattern = re.compile(rf"{before}(\d+(?:\.\d+)?){after}")
-    return [(row.variant.label, dict(_numbered(pattern, row.values))) for row in rows]
+    return [(row.variant.label, dict(_numbered(plot.pattern, row.values))) for row in rows]
 
 
 def _numbered(

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import markdown
 from pipeline.console import PlainTable
 from pipeline.protocols import describe_differences, group_by_protocol
+from pipeline.record import RunRecord
 from pipeline.sweep.config import SweepConfig, Variant
 from pipeline.sweep.run import SweepResult
 from stages.contract.errors import nearest
@@ -95,13 +96,24 @@ def sweep_document(rows: Sequence[VariantFigures], results: Sequence[SweepResult
 
 
 def sweep_warnings(sweep: SweepConfig, results: Sequence[SweepResult]) -> list[str]:
-    """Say which figures of the table were not measured alike in all runs, and in what; seeds are to differ."""
+    """Say which figures of table and plots were not measured alike in all runs, and in what; seeds are to differ.
+
+    A plot is of the runs of its groups, and where its figure holds a *, of every figure of that name with a number.
+    """
     records = [result.record for result in results]
-    lines: list[str] = []
-    for heading, figure in sweep.table.items():
-        metrics = [figure if figure in record.measures else None for record in records]
-        lines += describe_differences(heading, group_by_protocol(records, metrics, but_for=("seed",)), records)
+    lines = [line for heading, figure in sweep.table.items() for line in _differences(heading, figure, records)]
+    for name, plot in sweep.plots.items():
+        shown = [r.record for r in results if plot.groups is None or r.run.variant.group in plot.groups]
+        pattern, said = plot.pattern, set(sweep.table.values())
+        figures = {one for record in shown for one in record.measures if pattern.fullmatch(one)} - said
+        found = [line for figure in sorted(figures) for line in _differences(f"plots.{name}", figure, shown)]
+        lines += dict.fromkeys(found)  # of several figures, such as those of a curve's points, once
     return lines
+
+
+def _differences(heading: str, figure: str, records: Sequence[RunRecord]) -> list[str]:
+    metrics = [figure if figure in record.measures else None for record in records]
+    return describe_differences(heading, group_by_protocol(records, metrics, but_for=("seed",)), records)
 
 
 def missing_figures(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> list[str]:

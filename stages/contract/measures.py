@@ -13,6 +13,12 @@ from typing import ClassVar
 Protocol = Mapping[str, str]
 """How figures were measured, by the names of what counts: features, clip, prompts, images, resize, seed and so on."""
 
+VALIDATED, CAPTIONS = "validated", "captions"
+"""What the protocol of a validation calls the digest of the images that it was of, and kind and digest of captions."""
+
+SPLIT = "held_out"
+"""Earlier versions had in their place the digest of all that the split puts aside, whatever they validated on of it."""
+
 _DIGEST_LENGTH = 16
 
 

@@ -69,6 +69,10 @@ class TrainAutoencoderBase(SquaresConfig):
         """The spec of the autoencoder."""
         raise NotImplementedError
 
+    def has_direction(self, metric: str, step: int) -> bool:
+        """Tell whether weights may be compared by it: by the loss until the adversary takes part in it."""
+        return metric != "held_out_loss" or self.adversary is None or step < self.adversary.start_step
+
     @model_validator(mode="after")
     def _can_be_built(self) -> "TrainAutoencoderBase":
         _ = self.spec

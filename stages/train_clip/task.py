@@ -30,6 +30,7 @@ from stages.training.measuring import Measured, mean_intervals, measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
+from stages.training.validated import validated_pairs
 from stages.training.whole_batch import whole_batch_of
 
 _CHUNK = 256
@@ -126,7 +127,8 @@ class ClipTask(ImageTask):
         z_image = torch.cat([self._embed(model, self._pixels(chunk)) for chunk in chunks])
         captions = self.data.captions(self.held_out)
         hits, seed = retrieval(z_image, encoders.texts(captions), captions), self.config.seed
-        common = {"held_out": self.split_record.keys, "seed": str(seed)}
+        are_human = self.data.are_human(self.held_out).tolist()
+        common = {**validated_pairs(self.data.keys(self.held_out), captions, are_human), "seed": str(seed)}
         found = _measure(hits, seed, common, "pairs")
         if (probe := self.config.scene_probe) is not None:
             hits |= (scenes := probe_scenes(encoders, probe))

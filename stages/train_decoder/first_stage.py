@@ -104,6 +104,10 @@ class EncodedTask(DecoderTask):
             generated = first.decode(encoded.float())
         return to_bytes(generated.cpu()).numpy()
 
+    def loss_settings(self) -> dict[str, Any]:
+        """Return what the loss is of: the latents of another encoder are other numbers."""
+        return super().loss_settings() | {"first_stage": self.identity.encoder.digest}
+
     def setup(self, rank_info: RankInfo) -> None:
         """Open the data, of latents of these buckets."""
         self.require_buckets()

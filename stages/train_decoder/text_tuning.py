@@ -4,7 +4,7 @@ The decoder begins as it is, bit for bit: what texts add to its tokens is 0 at f
 alone. Images without text can still be generated, as some texts are left out in training.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from models.decoders.training import denoiser_of
+from models.fields import leaves
 from stages.contract.errors import InputFault
 from stages.contract.secrets import redact_addresses
 from stages.formats.clips import Clips, read_clips, require_same_clips
@@ -74,6 +75,12 @@ class TextTunedTask(BucketedTask):
             batch["text"] = text.masked_fill(torch.from_numpy(left_out)[:, None], torch.nan)
         return batch
 
+    def loss_settings(self) -> dict[str, Any]:
+        """Return what the loss is of; where texts are read, also which."""
+        text = self.config.text
+        read = {} if text is None else {"text": text.model_dump(), "captions": self.config.captions.identity()}
+        return super().loss_settings() | read
+
     def texts_of(self, indices: Indices) -> np.ndarray | None:
         """Return the embeddings of the human captions (NaN: none)."""
         return None if self.config.text is None else self._texts.read(indices)
@@ -105,7 +112,7 @@ class TextTunedTask(BucketedTask):
     def _require_same(self, found: Mapping[str, Any], clips: Clips, where: str) -> None:
         embedded = read_clips(self.inputs["embed_clip"])
         require_same_clips(where, clips, embedded, "name a decoder that was trained on these embeddings")
-        before, now = dict(_leaves(found["model"])), dict(_leaves(self.spec.to_dict()))
+        before, now = dict(leaves(found["model"])), dict(leaves(self.spec.to_dict()))
         changed = [name for name in now if name.rpartition(".")[2] not in _FREE and before.get(name) != now[name]]
         if changed:
             name = changed[0]
@@ -113,11 +120,3 @@ class TextTunedTask(BucketedTask):
                 f"{where}: {name} is {before.get(name)!r} there, and {now[name]!r} here: expected the same: set "
                 "train_decoder as it was when that decoder was trained (extends: its experiment)"
             )
-
-
-def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value

@@ -109,6 +109,13 @@ class Pairs:
         """Return the image embedding of each caption, in the order of the captions."""
         return self.image.repeat_interleave(self.starts.diff(), dim=0)
 
+    def first_are_human(self) -> list[bool]:
+        """Tell of each image whether the caption that stands for it where none is chosen at random is a human one."""
+        rows = torch.arange(len(self))
+        number = self._captions_of(rows, torch.zeros(len(self))) - self.starts[:-1]
+        found: list[bool] = (number < (self.starts.diff() if self.num_human is None else self.num_human)).tolist()
+        return found
+
     def related(self) -> Int[Tensor, " images"]:
         """Return the groups of images that have one first caption, or are copies of one another."""
         captions = self._captions_of(torch.arange(len(self)), torch.zeros(len(self)))

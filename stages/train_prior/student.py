@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from models.fields import leaves
 from models.priors.base import Prior
 from models.priors.diffusion.distillation import Distillation, distillation_random_inputs
 from models.priors.diffusion.model import DiffusionPrior
@@ -45,7 +46,7 @@ class StudentTask(PriorTask):
         assert self.config.distillation is not None
         where = f"train_prior.distillation.teacher: {self.config.distillation.teacher}"
         require_same_clips(where, clips, self.state.clips, "name a prior that was trained on these embeddings")
-        there, here = _leaves(found["model"]), _leaves(self.state.spec.to_dict())
+        there, here = dict(leaves(found["model"])), dict(leaves(self.state.spec.to_dict()))
         odd = sorted(name for name in there | here if there.get(name) != here.get(name))
         if changed := [name for name in odd if name.rpartition(".")[2] not in _FREE]:
             name = changed[0]
@@ -87,11 +88,3 @@ class StudentTask(PriorTask):
     def description(self) -> dict[str, Any]:
         """Return what is written beside the weights, with the digest of the teacher's weights."""
         return super().description() | {TEACHER: digest_tensors(self.teacher.to("cpu").state_dict(), sha256())}
-
-
-def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Return the values of a tree by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= _leaves(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
-    return found

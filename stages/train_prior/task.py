@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.measures import Protocol
 from stages.formats.clips import Clips, read_clips
 from stages.formats.embeddings.layout import TextEncoders, read_text_encoders
+from stages.formats.embeddings.reader import first_captions
 from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
 from stages.formats.splits import SplitRecord
@@ -34,6 +36,7 @@ from stages.training.measuring import Measured, measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
+from stages.training.validated import validated_images, validated_pairs
 from stages.training.whole_batch import whole_batch_of
 
 FOLDER = "prior"
@@ -176,6 +179,10 @@ class PriorTask:
         metrics = found.metrics()
         return [Metrics(metrics, step, *self._measured(metrics, found.intervals())), *images]
 
+    def has_direction(self, metric: str, step: int) -> bool:
+        """Tell that weights may be compared by any metric: none has an adversary's part."""
+        return True
+
     def _measured(self, metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> Measured:
         """Return the measures; those of unrelated pairs say which these are, as earlier versions counted all others."""
         unrelated = {name: interval for name, interval in intervals.items() if "unrelated" in name}
@@ -188,7 +195,22 @@ class PriorTask:
     def _protocol(self) -> Protocol:
         """Return what the figures of pairs depend on beside the prior."""
         encoders = "+".join(self.state.clips.digests)
-        return {"held_out": self.split_record.keys, "encoders": encoders, "seed": str(self.config.seed)}
+        return {**self._validated_on, "encoders": encoders, "seed": str(self.config.seed)}
+
+    @cached_property
+    def _validated_on(self) -> Protocol:
+        """What tells the held-out pairs from others: their images, and their first captions where these are read."""
+        samples, pairs = self.state.held_out_samples, self.state.held_out
+        keys = [key for _, key in samples]
+        if self.config.learned_from == "images":
+            return validated_images(keys)
+        are_human = pairs.first_are_human()
+        texts = {
+            (shard, human): first_captions(self.embeddings, shard, human=human)
+            for shard, human in {(shard, human) for (shard, _), human in zip(samples, are_human, strict=True)}
+        }
+        captions = [texts[shard, human][key] for (shard, key), human in zip(samples, are_human, strict=True)]
+        return validated_pairs(keys, captions, are_human)
 
     def _validation_at(self, step: int) -> ValidationConfig:
         """Return what is measured at a step: the curve by sampling steps at the end, the most of them before it.

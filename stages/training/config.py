@@ -241,13 +241,29 @@ class LoopConfig(StageConfig):
 
     @model_validator(mode="after")
     def _keeps_the_best_of_what_is_measured(self) -> "LoopConfig":
-        self.metric_names.check(self.training.best)
+        best = self.training.best
+        self.metric_names.check(best)
+        if best is not None and not self.has_direction(best.metric, self.training.num_steps):
+            others = [name for name in self.metric_names.examples if self.has_direction(name, self.training.num_steps)]
+            instead = f"give {' or '.join(others)}, or leave" if others else "leave"
+            raise ValueError(
+                f"training.best.metric is {best.metric!r}, which holds the terms of an adversary that learns too, and "
+                "does not fall where the model becomes better: the first validation might be kept: allowed is a metric "
+                f"that does: {instead} training.best out"
+            )
         return self
 
     def usable_workers(self, room: int) -> int:
         """Return the largest number of workers over which the batch can be divided."""
         batch, passes = self.training.batch_size, self.training.gradient_accumulation
         return next((size for size in range(room, 1, -1) if batch % (size * passes) == 0), 1)
+
+    def has_direction(self, metric: str, step: int) -> bool:
+        """Tell whether weights may be compared by the metric of a validation after so many steps.
+
+        Not by a loss with an adversary's terms, which rises and falls with what the other side has learned.
+        """
+        return True
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; the weights to begin with count where there are any."""

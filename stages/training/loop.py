@@ -113,7 +113,7 @@ class _Run:
         self._ema_model: nn.Module | None = None
         self._metrics: dict[str, float] = {}
         self._measured = Measured({}, {})
-        self._history = ValidationHistory(self._config, job.output, self.first_step)
+        self._history = ValidationHistory(self._config, job.output, self.first_step, self._task.has_direction)
         config = self._config
         self._meter = Meter(config.batch_size, rank_info)
         self._writer = CheckpointWriter(job.output, keep=config.max_checkpoints, in_background=config.async_checkpoints)

@@ -1,7 +1,7 @@
 """Whether validations became worse again while training went on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from stages.formats.checkpoints import ValidationsRecord
 from stages.storage.artifact import Output
@@ -16,13 +16,17 @@ _HIGHEST = frozenset({"cosine_true", "retrieval_image_of_text"})
 class ValidationHistory:
     """The metrics of all validations so far whose direction is known, those before a restart included."""
 
-    def __init__(self, config: TrainingConfig, output: Output, first_step: int) -> None:
-        self._config, self._output = config, output
+    def __init__(
+        self, config: TrainingConfig, output: Output, first_step: int, has_direction: Callable[[str, int], bool]
+    ) -> None:
+        """Take what was found before the first step; ``has_direction``: whether weights may be compared by a metric."""
+        self._config, self._output, self._has_direction = config, output, has_direction
         self._by_step = dict(ValidationsRecord.until(output, first_step).by_step)
 
     def note(self, metrics: Mapping[str, float], step: int) -> None:
         """Take the metrics of a validation, and keep them for a restart."""
-        known = {name: value for name, value in metrics.items() if _sign(name) and math.isfinite(value)}
+        comparable = {name: value for name, value in metrics.items() if _sign(name) and self._has_direction(name, step)}
+        known = {name: value for name, value in comparable.items() if math.isfinite(value)}
         if known:
             self._by_step[step] = self._by_step.get(step, {}) | known
             ValidationsRecord(by_step=dict(sorted(self._by_step.items()))).write(self._output)

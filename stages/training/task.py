@@ -94,6 +94,9 @@ class TrainTask(Protocol):
         validation also become the stage's metrics.
         """
 
+    def has_direction(self, metric: str, step: int) -> bool:
+        """Tell whether weights may be compared by the metric of a validation after so many steps."""
+
     def examine(self, model: torch.nn.Module, step: int) -> None:
         """Find what :meth:`save` writes beside the weights that are kept: those of the validation after ``step`` steps.
 

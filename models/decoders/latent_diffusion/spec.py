@@ -84,6 +84,7 @@ class LatentDiffusionSpec(BucketedSpec):
     model: ClassVar[str] = "models.decoders.latent_diffusion.model:LatentDecoder"
     trained: ClassVar[str] = "models.decoders.latent_diffusion.model:build_training"
     has_first_stage: ClassVar[bool] = True
+    loss_fields: ClassVar[tuple[str, ...]] = ("scale_factor", "shift")
 
     kind: Literal["latent_diffusion"] = "latent_diffusion"
     autoencoder: AutoencoderSpec

@@ -39,6 +39,10 @@ class CheckpointProcess(Settings):
         require(self, "loss_weight", self.loss_weight in ("min_snr", "uniform"), "min_snr or uniform")
         require(self, "min_snr_gamma", self.min_snr_gamma > 0.0, "above 0")
 
+    def of_loss(self) -> dict[str, Any]:
+        """Return what the loss depends on."""
+        return self.to_dict() if self.loss_weight == "min_snr" else {"loss_weight": self.loss_weight}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionSpec(BucketedSpec):
@@ -76,6 +80,11 @@ class StableDiffusionSpec(BucketedSpec):
         self.require_buckets()
         knows = added is not None or not self.is_conditioned_on_size
         require(self, "buckets", knows, "size_conditioning false, as the U-Net takes no sizes (SDXL's does)")
+
+    def of_loss(self) -> dict[str, Any]:
+        """Return what the loss depends on; the schedule and what is predicted are the checkpoint's."""
+        names = (*SCHEDULE_FIELDS, "prediction_type", "rescale_betas_zero_snr")
+        return super().of_loss() | {"scheduler": {n: self.scheduler[n] for n in names if n in self.scheduler}}
 
     @property
     def pixels_per_latent(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from models.decoders.spec import DecoderSpec, EmbeddingDropout, RandomInput
 from models.diffusion.spec import ProcessConfig
@@ -29,6 +29,10 @@ class UpsamplerUNet(EmbeddingDropout):
         require_widths(self, self.channels)
         require(self, "max_noise", 0.0 <= self.max_noise <= 1.0, "0 to 1")
 
+    def of_loss(self) -> dict[str, Any]:
+        """Return what the loss depends on; the noise on the small image does, too."""
+        return super().of_loss() | {"max_noise": self.max_noise}
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerSpec(DecoderSpec):
@@ -36,6 +40,7 @@ class UpsamplerSpec(DecoderSpec):
 
     model: ClassVar[str] = "models.decoders.upsampler.model:Upsampler"
     trained: ClassVar[str] = "models.decoders.upsampler.model:build_training"
+    loss_fields: ClassVar[tuple[str, ...]] = ("from_resolution",)
 
     kind: Literal["upsampler"] = "upsampler"
     from_resolution: int

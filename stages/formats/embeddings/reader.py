@@ -109,6 +109,12 @@ def load_captions(embeddings: Artifact, shard: str) -> list[list[str]]:
     return captions if kept is None else [captions[row] for row in kept]
 
 
+def first_captions(embeddings: Artifact, shard: str, *, human: bool) -> dict[str, str]:
+    """Return by key the first human caption of each image of a shard that has any, or the first pseudo-caption."""
+    captions = (load_captions if human else load_pseudo_captions)(embeddings, shard)
+    return {key: of_key[0] for key, of_key in zip(load_keys(embeddings, shard), captions, strict=True) if of_key}
+
+
 def _metadata(embeddings: Artifact, shard: str, columns: Sequence[str]) -> pa.Table:
     """Return columns of a shard's metadata, of the rows that are used."""
     table, kept = load_table(embeddings, METADATA, shard, columns), kept_rows(embeddings, shard)

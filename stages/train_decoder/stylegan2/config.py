@@ -65,6 +65,10 @@ class StyleGan2DecoderConfig(DecoderConfig):
             )
         return self
 
+    def has_direction(self, metric: str, step: int) -> bool:
+        """Tell whether weights may be compared by it: not by the loss, in which the discriminator takes part."""
+        return metric != "held_out_loss"
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """The images and their embeddings, and the CLIP model where that is trained."""

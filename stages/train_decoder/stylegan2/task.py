@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,10 @@ class StyleGan2Task(DecoderTask):
     def spec(self) -> StyleGan2Spec:
         """The generator's spec."""
         return self.config.spec(self.data.embed_dim)
+
+    def loss_settings(self) -> dict[str, Any]:
+        """Return what the loss is of."""
+        return super().loss_settings() | {"weights": self.config.losses.to_dict()}
 
     @classmethod
     def planned_module(cls, config: StyleGan2DecoderConfig, shapes: Shapes) -> nn.Module:

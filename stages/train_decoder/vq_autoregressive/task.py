@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -61,6 +61,11 @@ class VQAutoregressiveTask(EncodedTask):
             choice = sample_uniform(self.config.seed, part, "which_caption")
             batch["text"] = torch.from_numpy(self._texts.choose(indices, choice))
         return batch
+
+    def loss_settings(self) -> dict[str, Any]:
+        """Return what the loss is of; where texts are a condition, also which are read."""
+        read = {} if self.config.condition == "image" else {"captions": self.config.captions.identity()}
+        return super().loss_settings() | read
 
     def texts_of(self, indices: Indices) -> np.ndarray | None:
         """Return the embeddings of the human captions, where they are a condition (NaN: none)."""

@@ -60,6 +60,10 @@ class ImageTask(ABC):
         self.split()
         self.check_data()
 
+    def has_direction(self, metric: str, step: int) -> bool:
+        """Tell whether weights may be compared by the metric of a validation, as the section says."""
+        return self.config.has_direction(metric, step)
+
     @property
     def num_held_out(self) -> int:
         """How many images are held out at most."""

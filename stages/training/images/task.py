@@ -30,6 +30,7 @@ from stages.training.initial_weights import FIRST_STAGE, load_initial
 from stages.training.measuring import mean_intervals, measure
 from stages.training.randomness import make_random_inputs, sample_seeds
 from stages.training.task import Batch, BatchPart
+from stages.training.validated import loss_protocol, validated_images
 
 LOSS_ROUNDS = 4
 """Times that the loss of each sample is computed in the end: at a single noise level it says little of the sample."""
@@ -136,13 +137,17 @@ class DecoderTask(ImageTask):
         return [Metrics(means, step, *measured), LoggedImage("samples", self.sample_grid(model), step)]
 
     def _protocol(self) -> Protocol:
-        """Return what a held-out loss depends on beside the weights; that of another kind is another figure."""
+        """Return what a held-out loss depends on beside the weights; that of other settings is another figure."""
         return {
-            "held_out": self.split_record.keys,
-            "loss": str(self.spec.to_dict()["kind"]),
+            **validated_images(self.data.keys(self.held_out)),
+            **loss_protocol(self.loss_settings()),
             "encoders": "+".join(read_clips(self.inputs["embed_clip"]).digests),
             "seed": str(self.config.seed),
         }
+
+    def loss_settings(self) -> dict[str, Any]:
+        """Return what the loss is of: what the spec says, and what a kind's own data add."""
+        return self.spec.of_loss()
 
     def sample_grid(self, model: nn.Module) -> bytes:
         """Return a PNG of true images, and below them those generated from their embeddings with fixed noise."""

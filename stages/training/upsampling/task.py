@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -55,6 +55,10 @@ class UpsamplerTask(DecoderTask):
         """Change large images at random, and make the small ones anew."""
         changed = super().augment(batch, part)
         return batch if changed is batch else {**changed, "small": shrink(changed["images"], batch["small"].shape[-1])}
+
+    def loss_settings(self) -> dict[str, Any]:
+        """Return what the loss is of: that of crops is another than that of whole images."""
+        return super().loss_settings() | {"crop": self.config.crop}
 
     def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
         """Enlarge held-out images that were made small."""

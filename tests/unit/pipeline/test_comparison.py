@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from pipeline.comparison import comparison_document, comparison_table, format_count, metrics_table
+from pipeline.protocols import describe_differences, describe_held_out, group_by_protocol
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from stages.formats.model_folders import save_model
@@ -132,7 +133,7 @@ def validated(digest: str, **protocol: str) -> dict[str, Any]:
 
 
 def test_validations_on_other_held_out_images_are_reported_also_of_figures_without_a_protocol(store: Store) -> None:
-    one, other = validated("a", held_out="k1", seed="0"), validated("b", held_out="k2", seed="0")
+    one, other = validated("a", validated="k1", seed="0"), validated("b", validated="k2", seed="0")
     records = [record("old-0", metrics={}), record("one-1", **one), record("two-2", **other), record("three-3", **one)]
     console = Console(file=io.StringIO(), width=220)
     console.print(metrics_table(records))
@@ -146,6 +147,32 @@ def test_validations_on_other_held_out_images_are_reported_also_of_figures_witho
     assert [row.startswith(said) for row in comparison_document(records, store)["not_comparable"]] == [True]
     console.print(metrics_table([records[1], records[3]]))
     assert str(console.file.getvalue())[len(text) :].count("comparable") == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "whole", "below"),
+    [
+        ({"held_out": "k1"}, {"validated": "k2", "captions": "human, digest t"},
+         "whether what two-2 and one-1 found in validation can be compared is not known: an earlier version recorded",
+         "two-2 cannot be compared with one-1: an earlier version recorded the split, and not which held-out images"),
+        ({"held_out": "k1"}, {"held_out": "k2"},
+         "whether what two-2 and one-1 found in validation can be compared is not known: an earlier version recorded",
+         "two-2 cannot be compared with one-1: it was validated by another split of the images, digest of the keys"),
+        ({"validated": "k1", "captions": "human, digest t"}, {"validated": "k1", "captions": "pseudo, digest u"},
+         "what two-2 found in validation is of other captions than in one-1: none of these figures can be compared",
+         "two-2 cannot be compared with one-1: it was validated on other captions, pseudo, digest u, not human"),
+    ],
+    ids=["of an earlier version and now", "of earlier versions", "on other captions"],
+)  # fmt: skip
+def test_what_is_said_of_two_validations_is_what_is_known(
+    before: dict[str, str], now: dict[str, str], whole: str, below: str
+) -> None:
+    records = [record("one-1", **validated("a", **before)), record("two-2", **validated("b", **now))]
+    (said,) = describe_held_out(records)
+    assert said.startswith(f"train_prior: {whole}")
+    groups = group_by_protocol(records, ["train_prior/cosine_true"] * 2)
+    (line,) = describe_differences("cosine", groups, records)
+    assert line.startswith(f"cosine: {below}")
 
 
 def test_a_figure_without_an_interval_has_its_number(store: Store) -> None:

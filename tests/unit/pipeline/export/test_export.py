@@ -112,6 +112,24 @@ def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Pa
     assert "samples.png" not in body
 
 
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ({"captioned": 90, "training_pairs": 71, "held_out_pairs": 9}, "learned from | 71 |"),
+        ({"captioned": 50, "pseudo_captioned": 90, "training_pairs": 81}, "learned from | 81 |"),
+        ({"captioned": 90}, "read, held-out ones among them | 90 |"),
+    ],
+    ids=["of people", "with pseudo-captions", "of an earlier version"],
+)
+def test_the_card_counts_what_the_prior_was_trained_on(tmp_path: Path, counts: dict[str, int], line: str) -> None:
+    stages = [make_entry("download_shards", counts={"images": 100}), make_entry("train_prior", counts=counts)]
+    planned = {name: {"fingerprint": "f", "identity": {"kind": "flow"}} for name in ("train_prior", "train_decoder")}
+    planned["download_shards"] = {"fingerprint": "f", "identity": {"source": {"kind": "folder"}}}
+    record = make_record("x-1", plan=planned, stages=stages)
+    card = write_card(record, Store(str(tmp_path)), licence=None, others=[], has_grid=False)
+    assert f"| captioned images that the prior {line}" in card.splitlines()
+
+
 def test_the_card_names_the_works_of_the_images_and_their_licences(tmp_path: Path) -> None:
     work = Attribution(
         work="A", author="<b>", license="CC BY 4.0", license_url="https://example.org/by", source="npm package a 1"

@@ -246,6 +246,27 @@ def test_figures_that_were_not_measured_alike_are_named_and_seeds_may_differ(tmp
     assert sweep_warnings(sweep, results) == ["FD: run-2 cannot be compared with run-0, run-1: features B, not A"]
 
 
+def test_figures_of_plots_alone_are_compared_as_well_each_of_a_curve_and_in_the_plots_groups(tmp_path: Path) -> None:
+    plots: dict[str, dict[str, Any]] = {
+        "curve": {"figure": "train_prior/cosine/steps_*"},
+        "of-one": {"figure": "evaluate/fd", "x": "k"},
+        "elsewhere": {"figure": "evaluate/fd", "x": "k", "groups": ["nobody"]},
+    }
+    sweep = load_sweep(write_sweep(tmp_path)).model_copy(
+        update={"plots": {name: PlotConfig.model_validate(plot) for name, plot in plots.items()}}
+    )
+    results = []
+    for number, (run, features) in enumerate(zip(open_sweep(sweep, [])[:2], "AB", strict=True)):
+        found = measured(str(number), {"features": features})
+        (measure,) = found["measures"].values()
+        names = ("train_prior/cosine/steps_1", "train_prior/cosine/steps_20", "evaluate/fd", "evaluate/other")
+        record = make_record(f"run-{number}", **found | {"measures": dict.fromkeys(names, measure)})
+        results.append(SweepResult(run, record, {}))
+    said = "run-1 cannot be compared with run-0: features B, not A"
+    assert sweep_warnings(sweep, results) == [f"plots.curve: {said}", f"plots.of-one: {said}"]
+    assert sweep_warnings(sweep, results[:1]) == []
+
+
 def measured(digest: str, protocol: dict[str, str]) -> dict[str, Any]:
     measure = {"value": 4.5, "low": 4.0, "high": 5.0, "n": 240, "protocol": digest}
     return {"measures": {"evaluate/frechet_distance": measure}, "protocols": {digest: protocol}}

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from stages.contract.errors import FailureCause, InputFault
+from stages.contract.events import Metrics
 from stages.formats.captions import CaptionsConfig
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Output
@@ -120,6 +121,21 @@ def test_the_model_learns_with_the_smoothing_of_its_section(tmp_path: Path) -> N
         torch.manual_seed(0)
         losses.append(task.build_model()(task.batch(indices, part))["loss"])
     assert (losses[0] - losses[1]).abs().max() > 1e-3
+
+
+def test_protocols_of_a_validation_name_the_pairs_that_it_was_of(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "s", [(encoded_square(row), "png") for row in range(40)])
+    found = []
+    for number, split in enumerate(({"validation": 0.4}, {"validation": 0.2, "test": 0.2})):
+        task = open_task(tmp_path / str(number), shards, split=split)
+        model = task.build_model()
+        event = task.validate(model, 0)[0]
+        assert isinstance(event, Metrics)
+        (protocol,) = {tuple(sorted(one.items())) for one in event.protocols.values()}
+        found.append(dict(protocol))
+    assert [set(one) for one in found] == [{"validated", "captions", "seed", "pairs"}] * 2
+    assert found[0]["validated"] != found[1]["validated"], "both splits put the same images aside"
+    assert found[0]["captions"].startswith("human, digest")
 
 
 def _png(image: PIL.Image.Image) -> bytes:

@@ -37,8 +37,13 @@ def make_embeddings(
     states: tuple[str, ...] = (),
     clip: str = "d",
     clip_dims: tuple[int, ...] = (DIM,),
+    caption: str = "a thing",
+    pseudo: bool = False,
 ) -> Output:
-    """Write shards of which every second image has captions; text embeddings are the image's, turned around."""
+    """Write shards of which every second image has captions; text embeddings are the image's, turned around.
+
+    With ``pseudo``, every image has a pseudo-caption beside these, whose embedding is the image's.
+    """
     output = Output(str(folder / "emb"), "embed_clip", "e0")
     rng = np.random.default_rng(0)
     for shard in range(SHARDS):
@@ -51,13 +56,15 @@ def make_embeddings(
         further = np.array([text[row] + 1 + n % 7 for n, (row, _) in enumerate(extra)]).reshape(-1, DIM)
         content = ShardEmbeddings(
             [f"{name}{row:05d}" for row in range(rows)],
-            ["a thing" if one else None for one in has],
+            [caption if one else None for one in has],
             [image],
             EncodedCaptions(
                 [text], {encoder: [_states(rng) if one else _states(rng, 0) for one in has] for encoder in states}
             ),
             extra,
             EncodedCaptions([further], {name: [_states(rng) for _ in extra] for name in states}),
+            [(row, f"made of {row}") for row in range(rows) if pseudo],
+            EncodedCaptions([image if pseudo else image[:0]]),
         )
         widths = dict.fromkeys(states, STATE_WIDTH)
         content.write(name, output, storage=np.dtype(np.float16), embed_dim=DIM, widths=widths)

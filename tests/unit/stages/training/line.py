@@ -67,6 +67,9 @@ class LineTask:
         noise = seeded_noise(sample_seeds(self.seed, part), (3,))
         return {"x": x + 0.1 * noise, "y": x.sum(1)}
 
+    def has_direction(self, metric: str, step: int) -> bool:
+        return True
+
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         assert not model.training
         for _ in range(6 if self.validation_pause else 0):

@@ -29,6 +29,15 @@ def test_a_validation_that_becomes_worse_is_reported(tmp_path: Path) -> None:
     assert "overfitting" not in found.notes
 
 
+def test_a_loss_by_which_weights_cannot_be_compared_is_not_reported(tmp_path: Path) -> None:
+    class WithAdversary(ForgettingTask):
+        def has_direction(self, metric: str, step: int) -> bool:
+            return step < 8
+
+    found, _ = run(tmp_path, config(validation_interval=4), WithAdversary())
+    assert "overfitting" not in found.notes
+
+
 def test_validations_before_a_restart_are_remembered(tmp_path: Path) -> None:
     class Stopped(ForgettingTask):
         def validate(self, model: nn.Module, step: int) -> Sequence[Event]:

@@ -244,6 +244,10 @@ def test_a_group_of_one_is_its_own_mean() -> None:
             "training.gradient_accumulation is 2 with stylegan2, whose losses compare .*: allowed is 1",
         ),
         ({"training": {"weight_decay": 0.1}}, "training.weight_decay is 0.1: allowed for stylegan2 is 0"),
+        (
+            {"training": {"best": {"metric": "held_out_loss", "mode": "lowest"}}},
+            "best.metric is 'held_out_loss', which",
+        ),
         ({"resolution": 24}, "resolution: found 24: expected"),
         ({"losses": {"augmentation": "always"}}, "augmentation"),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stages.contract.events import LoggedImage
 from stages.contract.stage import StageContext, StageSummary
+from stages.formats.generated_clips import write_generated_clips
 from stages.formats.generated_images import (
     GRID,
     GeneratedRecord,
@@ -27,6 +28,7 @@ GRID_IMAGES = 24
 def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
     """Generate what is missing."""
     prompts = _prompts(config, inputs)
+    write_generated_clips(output, inputs["train_decoder"])
     units = divide(config, prompts)
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     made = made_units(GeneratedRecord, context.earlier)

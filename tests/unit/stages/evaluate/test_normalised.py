@@ -66,7 +66,7 @@ def of_earlier_version(store: Path, clips: ClipConfig) -> Artifact:
     return Artifact(output.uri, output.stage, output.fingerprint)
 
 
-def test_images_of_an_earlier_version_are_of_what_their_decoder_says(
+def test_images_of_an_earlier_version_are_of_what_their_decoder_learned_from(
     clips: ClipConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = of_earlier_version(tmp_path, clips)

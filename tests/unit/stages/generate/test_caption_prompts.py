@@ -114,9 +114,9 @@ def test_prompts_are_of_no_image_that_was_filtered_out(tmp_path: Path) -> None:
     found = [one.sample for one in caption_prompts(section, split, shards, kept)]
     assert gone
     assert found == [(shard, key) for shard, key in every if key not in gone]
-    section = GenerateConfig(clip=CLIP, prompts=section, split=split)
+    config = GenerateConfig.model_validate({"clip": CLIP, "prompts": section, "split": split})
     inputs = {"download_shards": shards, "filter_samples": kept}
-    assert [one.sample for one in stage_prompts(section, inputs)] == found
+    assert [one.sample for one in stage_prompts(config, inputs)] == found
 
 
 def run_config(prompts: dict[str, Any], *, filtered: bool, retrieval: dict[str, Any] | None) -> RunConfig:

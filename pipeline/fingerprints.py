@@ -15,5 +15,6 @@ def fingerprint_of(section: StageConfig, identity: Mapping[str, Any], inputs: Ma
         "code_version": section.code_version,
         "config": identity,
         "inputs": dict(sorted(inputs.items())),
+        **section.identity_with(inputs),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

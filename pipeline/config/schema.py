@@ -176,13 +176,14 @@ class RunConfig(ConfigModel):
         return {name: section for name in STAGES if (section := getattr(self, name)) is not None}
 
     def inputs_of(self, section: StageConfig) -> tuple[str, ...]:
-        """Return the stages whose artifacts a stage gets; embeddings come with what filter_samples kept of them, and
-        shards with their pseudo-captions.
+        """Return the stages whose artifacts a stage gets; embeddings, and prompts of held-out images, come with what
+        filter_samples kept of them, and shards with their pseudo-captions.
         """
         if self.has_pseudo_captions and section.reads_pseudo_captions:
             return (*section.inputs, CAPTION_IMAGES)
         filtered = self.filter_samples is not None or "filter_samples" in self.reuse
-        if filtered and "embed_clip" in section.inputs and section.stage != "filter_samples":
+        reads_kept = section.reads_kept_samples or "embed_clip" in section.inputs
+        if filtered and reads_kept and section.stage != "filter_samples":
             return (*section.inputs, "filter_samples")
         return section.inputs
 

@@ -19,12 +19,11 @@ from stages.contract.errors import ArtifactError
 from stages.contract.parsing import load_json, parsing, shown
 from stages.encoders.check import check_text_model
 from stages.encoders.config import ClipConfig, FolderClip, TextModel
-from stages.formats.model_folders import files_of
+from stages.formats.model_folders import DECODER, files_of
 from stages.generate.config import GenerateConfig
 from stages.generate.worker import trained_models
 from stages.inference.index import load_index, save_index
 from stages.inference.loading import (
-    DECODER,
     PRIOR,
     TEXT_MODELS,
     UPSAMPLER,

@@ -12,7 +12,7 @@ from typing import Final
 
 from torch import nn
 
-from stages.inference.loading import DECODER
+from stages.formats.model_folders import DECODER
 from stages.storage.artifact import Artifact
 
 DIFFUSERS: Final = "diffusers"

@@ -13,7 +13,7 @@ A stage is a package ``stages/<verb_noun>/`` with
 ``run`` may be started again at any time over a half-written output: it looks at ``output.done_units()`` and goes on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -105,6 +105,15 @@ class StageConfig(ConfigModel):
     def reads_pseudo_captions(self) -> bool:
         """Whether it also gets the artifact of caption_images where the experiment has one."""
         return False
+
+    @property
+    def reads_kept_samples(self) -> bool:
+        """Whether it also gets the artifact of filter_samples where the experiment has one, though no embeddings."""
+        return False
+
+    def identity_with(self, inputs: Collection[str]) -> Mapping[str, Any]:
+        """Return what its artifact's address holds in addition where it gets these inputs."""
+        return {}
 
     @property
     def units_are_final(self) -> bool:

@@ -20,10 +20,11 @@ from stages.evaluate.distances import (
     kernel_figures,
     spaced,
 )
-from stages.evaluate.records import EmbeddingRows
+from stages.evaluate.records import EmbeddingRows, UnitFeatureRows
 from stages.evaluate.results import Results
 from stages.evaluate.sets import EvaluatedSets
 from stages.evaluate.worker import CONDITIONING, clip_distance_network, embedding_network, features_network
+from stages.formats.generated_clips import are_normalised
 from stages.formats.generated_images import iterate_rows
 
 WITHOUT_PROMPTS = "unconditional"
@@ -69,19 +70,26 @@ class Comparison:
             self._add_embeddings(results, chosen, common)
 
     def _add_embeddings(self, results: Results, chosen: np.ndarray, common: Protocol) -> None:
-        """Add how near the embeddings that images were generated from are to the true images', by what made both."""
+        """Add how near the embeddings that images were generated from are to the true images', by what made both.
+
+        Where models learned from embeddings of length 1, true ones are brought to it too; CMMD has no lengths.
+        """
         sets, network = self.sets, embedding_network(self.sets.config)
-        true_rows = sets.described_rows(network)
-        true, dims = true_rows.take(chosen), sets.block_dims(network)
-        protocol = self._pairs_protocol(network, common)
+        raw_rows, dims = sets.described_rows(network), sets.block_dims(network)
+        raw_protocol = protocol = self._pairs_protocol(network, common)
+        true_rows = raw_rows
+        if are_normalised(sets.generated):
+            true_rows = UnitFeatureRows(raw_rows.artifact, raw_rows.units, raw_rows.kind, dims)
+            protocol = {**raw_protocol, "normalised": "yes"}
+        true = true_rows.take(chosen)
         embedding_rows = EmbeddingRows(sets.generated, sets.units[sets.main])
         embeddings = embedding_rows.take(chosen)
         distances = frechet_figures(embedding_rows, true_rows, self.report)
         results.add({f"embedding/{key}": figure for key, figure in distances.items()}, protocol)
         self._add(results, _embedding_figures(self._pairs(embeddings, true, dims, chosen)), protocol)
         self.report()
-        cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(true), dims)
-        results.add({"embedding/cmmd": cmmd}, protocol)
+        cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(raw_rows.take(chosen)), dims)
+        results.add({"embedding/cmmd": cmmd}, raw_protocol)
         self.report()
 
     def _pairs_protocol(self, network: str, common: Protocol) -> Protocol:

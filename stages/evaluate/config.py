@@ -16,7 +16,7 @@ class EvaluateConfig(StageConfig):
     """Evaluate the images: by the rules of the scenes where the prompts describe scenes, and by CLIP."""
 
     stage: ClassVar[str] = "evaluate"
-    code_version: ClassVar[int] = 9
+    code_version: ClassVar[int] = 10
     uses_gpu: ClassVar[bool] = True
     cpus_for_each_model: ClassVar[int] = 8
 

@@ -12,8 +12,11 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float, Int, UInt8
+from torch.nn import functional
 
+from models.similarity import blocks_of
 from stages.contract.documents import Document, UnitRecord
 from stages.formats.generated_images import GeneratedUnit, read_unit_embeddings
 from stages.formats.per_shard import load_table, open_array, save_array, save_table
@@ -144,6 +147,18 @@ class FeatureRows(Rows[EvaluatedUnit]):
     def read(self, unit: EvaluatedUnit) -> Float[np.ndarray, "rows embed"]:
         """Return the features of a unit."""
         return open_array(self.artifact, self.kind, unit.name)
+
+
+@dataclass(frozen=True)
+class UnitFeatureRows(FeatureRows):
+    """Features of CLIP models whose embeddings have length 1 each, as existing ones often have."""
+
+    block_dims: Sequence[int]
+
+    def read(self, unit: EvaluatedUnit) -> Float[np.ndarray, "rows embed"]:
+        """Return the features of a unit, each CLIP model's brought to length 1, as ClipEncoder does."""
+        blocks = blocks_of(torch.from_numpy(np.array(super().read(unit))), self.block_dims)
+        return torch.cat([functional.normalize(block, dim=-1) for block in blocks], dim=-1).numpy()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 comparison.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from stages.contract.documents import Document
 from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.parsing import parsing
 from stages.contract.texts import show_value
 from stages.storage.artifact import Artifact, Output
 
@@ -101,6 +102,19 @@ class Clips:
         return [model.to_json() for model in self.models]
 
 
+def clips_of_model(config: Mapping[str, Any], artifact: Artifact, folder: str) -> Clips:
+    """Return the CLIP models that the configuration of a model, saved in a folder of the artifact, names."""
+    with parsing(lambda reason: _nameless(artifact, folder, reason)):
+        return Clips.parse(config["clip"], artifact, folder, owner=f"the {folder} in {artifact.uri}")
+
+
+def _nameless(artifact: Artifact, folder: str, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{artifact.path(folder)}: the {folder}'s configuration names no CLIP models ({reason}): expected those of its "
+        f"training: delete the artifact {artifact.uri} and train anew"
+    )
+
+
 def write_clips(output: Output, clips: Clips) -> None:
     """Write which CLIP models the embeddings are of."""
     output.write_json(_FILE, clips.to_json())
@@ -109,6 +123,11 @@ def write_clips(output: Output, clips: Clips) -> None:
 def read_clips(embeddings: Artifact) -> Clips:
     """Return which CLIP models the embeddings are of."""
     return Clips.parse(embeddings.read_json(_FILE), embeddings, _FILE, owner=f"the embeddings in {embeddings.uri}")
+
+
+def has_clips(artifact: Artifact) -> bool:
+    """Whether an artifact says of which CLIP models its embeddings are."""
+    return artifact.exists(_FILE)
 
 
 def require_one_space(where: str, clips: Clips, remedy: str) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from stages.contract.documents import Manifest, UnitRecord
 from stages.contract.errors import ArtifactError
 from stages.formats.per_shard import has_table, load_table, open_array, save_array, save_table, table_name, table_schema
-from stages.storage.artifact import Artifact, Output
+from stages.storage.artifact import Artifact, Output, unit_record
 
 SCORES = "scores"
 """What the filters found for each image of a shard: key, scores, and the cause of its removal, if any."""
@@ -88,3 +88,10 @@ def read_removed(artifact: Artifact, shard: str) -> list[dict[str, Any]]:
     """Return key, cause, value and duplicate_of of each removed image of a shard."""
     rows: list[dict[str, Any]] = load_table(artifact, "removed", shard).to_pylist()
     return rows
+
+
+def removed_keys(artifact: Artifact, shard: str) -> set[str]:
+    """Return the keys of a shard's images that were removed; none of a shard that has no embeddings."""
+    if not artifact.exists(unit_record(shard)):
+        return set()
+    return set(load_table(artifact, "removed", shard, ["key"])["key"].to_pylist())

@@ -5,6 +5,7 @@ rows/<unit>.jsonl                  the same of each unit of work, which is named
 images/<set>/<index>.png           or, of many images, images/<set>/<first>.tar: webdataset shards of
                                    <index>.png, .txt (the prompt), .json (the row) and, in the first set, .true.png
 embeddings/<set>/<first>.npy       the embeddings that a unit's images were generated from
+clips.json                         the CLIP models that these are of (generated_clips.py)
 true/<index>.png                   the true images, where the prompts are captions of the experiment's own images
 grid.png, grid_<set>.png           the first images of each set
 timing/<unit>.json                 images and seconds of the decoder; apart from the records of the units, which

@@ -16,6 +16,8 @@ from stages.storage.names import is_file_name
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+DECODER = "decoder"
+"""The folder of a decoder in the artifact of train_decoder."""
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PARTS = "parts"

@@ -1,6 +1,6 @@
 """What to generate, and how."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,6 +16,7 @@ from stages.formats.splits import SplitConfig
 from stages.inference.sampling import SamplingSettings
 
 SetName = Literal["prior", "text_embedding", "reconstruction", "unconditional"]
+FILTER = "filter_samples"
 UPSAMPLERS = ("train_upsampler", "train_second_upsampler")
 SETS: tuple[SetName, ...] = ("prior", "text_embedding", "reconstruction")
 
@@ -149,6 +150,15 @@ class GenerateConfig(StageConfig):
     def per_shard_inputs(self) -> tuple[str, ...]:
         """The prior, on which not all sets depend: the others are taken from artifacts of other priors."""
         return ("train_prior",)
+
+    @property
+    def reads_kept_samples(self) -> bool:
+        """Whether its prompts are of images, of which filter_samples may have removed some."""
+        return isinstance(self.prompts, CaptionPrompts)
+
+    def identity_with(self, inputs: Collection[str]) -> dict[str, Any]:
+        """Say that prompts are of kept images: with retrieval, earlier versions had the same inputs, and all images."""
+        return {"prompts": "of kept images"} if self.reads_kept_samples and FILTER in inputs else {}
 
     @property
     def sets_of_any_prior(self) -> tuple[SetName, ...]:

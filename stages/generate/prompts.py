@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.contract.errors import InputFault, nearest
 from stages.contract.parsing import parsing, shown
+from stages.formats.filtered import removed_keys
 from stages.formats.shards import ShardRecord, read_table_captions
 from stages.formats.splits import SplitConfig, split_numbers
 from stages.generate.config import CaptionPrompts, FilePrompts, ListPrompts, NoPrompts, Prompts, ScenePrompts
@@ -52,26 +53,39 @@ def make_prompts(config: Prompts) -> list[Prompt]:
     return [Prompt(text, categories=categories) for text, categories in _read_file(config)]
 
 
-def caption_prompts(config: CaptionPrompts, split: SplitConfig, shards: Artifact) -> list[Prompt]:
-    """Return the first captions of images of a part of the split, those with the lowest numbers by hash first."""
+def caption_prompts(
+    config: CaptionPrompts, split: SplitConfig, shards: Artifact, kept: Artifact | None = None
+) -> list[Prompt]:
+    """Return the first captions of images of a part of the split, those with the lowest numbers by hash first.
+
+    ``kept`` is what filter_samples found: what it removed is in no prompt.
+    """
     records, part = ShardRecord.done(shards), config.part_of(split)
-    chosen = heapq.nsmallest(config.num, _captions_of(part, split, shards, sorted(records)))  # no more are held
+    captions = ((name, _kept_captions(shards, name, kept)) for name in sorted(records))
+    chosen = heapq.nsmallest(config.num, _captions_of(part, split, captions))  # no more are held
     if not chosen:
         captioned = sum(record.captioned for record in records.values())
+        left, further = ("", "") if kept is None else (" and left by filter_samples", ", or filter less")
         raise InputFault(
-            f"generate.prompts: none of the {captioned} captioned images is in the part {part} of the split: "
-            f"expected some: raise split.{part}, or give more captions"
+            f"generate.prompts: none of the {captioned} captioned images is in the part {part} of the split{left}: "
+            f"expected some: raise split.{part}, or give more captions{further}"
         )
     return [Prompt(text, sample=(name, key)) for _, name, key, text in chosen]
 
 
+def _kept_captions(shards: Artifact, name: str, kept: Artifact | None) -> dict[str, str]:
+    """Return a shard's captions by key, reading no tar, but those of images that were removed."""
+    captions = read_table_captions(shards, name)
+    removed = set() if kept is None else removed_keys(kept, name)
+    return {key: text for key, text in captions.items() if key not in removed}
+
+
 def _captions_of(
-    part: str, split: SplitConfig, shards: Artifact, names: Iterable[str]
+    part: str, split: SplitConfig, shards: Iterable[tuple[str, Mapping[str, str]]]
 ) -> Iterator[tuple[float, str, str, str]]:
-    """Yield the number by hash, shard, key and caption of each captioned image of a part, reading no tar."""
+    """Yield the number by hash, shard, key and caption of each captioned image of a part."""
     low, high = (0.0, split.test) if part == "test" else (split.test, split.test + split.validation)
-    for name in names:
-        captions = read_table_captions(shards, name)
+    for name, captions in shards:
         for number, (key, text) in zip(split_numbers(list(captions), split), captions.items(), strict=True):
             if low <= number < high:
                 yield float(number), name, key, text

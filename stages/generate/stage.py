@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stages.contract.events import LoggedImage
 from stages.contract.stage import StageContext, StageSummary
+from stages.formats.generated_clips import write_generated_clips
 from stages.formats.generated_images import (
     GRID,
     GeneratedRecord,
@@ -14,7 +15,7 @@ from stages.formats.generated_images import (
     read_unit_rows,
     write_grid,
 )
-from stages.generate.config import CaptionPrompts, GenerateConfig
+from stages.generate.config import FILTER, CaptionPrompts, GenerateConfig
 from stages.generate.prompts import Prompt, caption_prompts, make_prompts
 from stages.generate.units import CHUNK, PromptUnit, divide
 from stages.storage.artifact import Artifact, Output
@@ -26,7 +27,8 @@ GRID_IMAGES = 24
 
 def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
     """Generate what is missing."""
-    prompts = _prompts(config, inputs)
+    prompts = stage_prompts(config, inputs)
+    write_generated_clips(output, inputs["train_decoder"])
     units = divide(config, prompts)
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     made = made_units(GeneratedRecord, context.earlier)
@@ -57,9 +59,10 @@ def _make_worker(
     return make_generate_worker(config, inputs, output, device=device, made=made)
 
 
-def _prompts(config: GenerateConfig, inputs: Mapping[str, Artifact]) -> list[Prompt]:
+def stage_prompts(config: GenerateConfig, inputs: Mapping[str, Artifact]) -> list[Prompt]:
+    """Return the section's prompts; those of images of the shards are of none that filter_samples removed."""
     if isinstance(config.prompts, CaptionPrompts):
-        return caption_prompts(config.prompts, config.split, inputs["download_shards"])
+        return caption_prompts(config.prompts, config.split, inputs["download_shards"], inputs.get(FILTER))
     return make_prompts(config.prompts)
 
 

@@ -28,9 +28,9 @@ from stages.encoders.config import (
 )
 from stages.encoders.space import Encoders, make_encoders
 from stages.encoders.text import STATE_ENCODERS, TextEncoder
-from stages.formats.clips import Clips, require_same_clips
+from stages.formats.clips import Clips, clips_of_model, require_same_clips
 from stages.formats.embeddings.layout import TextEncoderIdentity, TextEncoders, parse_text_encoders
-from stages.formats.model_folders import load_model_config
+from stages.formats.model_folders import DECODER, load_model_config
 from stages.formats.stored_models import is_stored, model_in, store_of
 from stages.inference.autoencoder import load_model
 from stages.inference.index import LoadedIndex
@@ -39,7 +39,6 @@ from stages.inference.text_to_image import TextToImageSystem, require_retrieval
 from stages.storage.artifact import Artifact
 
 PRIOR = "prior"
-DECODER = "decoder"
 #: What the encoders of token states are read as, by name: a folder or name, and a folder in a store.
 TEXT_MODELS: Mapping[str, tuple[type[TextModel], type[Stored]]] = {
     "t5": (T5Source, StoredT5),
@@ -69,7 +68,7 @@ _TRAIN_ALIKE = "their embeddings do not mean the same: train both with the same 
 def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
     """Load a prior, and the identities of the CLIP models whose embeddings it makes."""
     prior, config = load_model(artifact, PRIOR, read_prior_spec)
-    return prior, _clips_of(config, artifact, PRIOR)
+    return prior, clips_of_model(config, artifact, PRIOR)
 
 
 def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tuple[Decoder, Clips]:
@@ -78,7 +77,7 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
     With super-resolution models, the smallest first, it is a cascade that ends with them.
     """
     decoder, config = load_model(artifact, DECODER, read_decoder_spec)
-    clips = _clips_of(config, artifact, DECODER)
+    clips = clips_of_model(config, artifact, DECODER)
     if not upsamplers:
         return decoder, clips
     levels = [_load_upsampler(upsampler, clips) for upsampler in upsamplers]
@@ -107,7 +106,7 @@ def _unreadable(artifact: Artifact, reason: str) -> ArtifactError:
 
 def _load_upsampler(artifact: Artifact, clips: Clips) -> Upsampler:
     upsampler, config = load_model(artifact, UPSAMPLER, UpsamplerSpec.from_dict)
-    require_same_clips("generate", _clips_of(config, artifact, UPSAMPLER), clips, _TRAIN_ALIKE)
+    require_same_clips("generate", clips_of_model(config, artifact, UPSAMPLER), clips, _TRAIN_ALIKE)
     found: Upsampler = upsampler
     return found
 
@@ -216,19 +215,6 @@ def _text_encoder(
                 "training, or train the prior anew"
             )
     return text
-
-
-def _clips_of(config: Mapping[str, Any], artifact: Artifact, folder: str) -> Clips:
-    """Return the CLIP models that a saved model's configuration names."""
-    with parsing(lambda reason: _nameless(artifact, folder, reason)):
-        return Clips.parse(config["clip"], artifact, folder, owner=f"the {folder} in {artifact.uri}")
-
-
-def _nameless(artifact: Artifact, folder: str, reason: str) -> ArtifactError:
-    return ArtifactError(
-        f"{artifact.path(folder)}: the {folder}'s configuration names no CLIP models ({reason}): expected those of its "
-        f"training: delete the artifact {artifact.uri} and train anew"
-    )
 
 
 def _require_same_lengths(name: str, clips: Clips, decoder: Clips) -> None:

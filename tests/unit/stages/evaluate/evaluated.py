@@ -14,6 +14,7 @@ from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
+from stages.formats.clips import write_clips
 from stages.formats.generated_images import (
     GeneratedRecord,
     GeneratedRow,
@@ -50,9 +51,12 @@ def generated(
     photographs: MakeImages | None = None,
     unit_images: int = 64,
     prompts: Sequence[str] = (),
+    normalised: bool = False,
 ) -> Artifact:
     """An artifact as generate leaves it, with images of the test's choice and the true embeddings, or shifted ones."""
     output = Output(str(folder), "generate", "g")
+    encoder = ClipEncoder(clip, normalised=normalised)
+    write_clips(output, encoder.identities.with_normalised() if normalised else encoder.identities)
     names: list[str] = []
     for name, make in sets.items():
         images = make(SCENES[:num])
@@ -69,7 +73,7 @@ def generated(
                     row = dataclasses.replace(row, categories={"Category": categories(scene)} if categories else {})
                     add(row, images[index], None if photographed is None else photographed[index])
             names.append(f"{name}-{first:06d}")
-            true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first:last], 64))
+            true = encoder.encode_images(render_scenes(SCENES[first:last], 64))
             write_embeddings(output, name, first, true.numpy() + shift)
             GeneratedRecord(images=len(true), resolution=64).finish(output, names[-1])
     gather_rows(output, names)

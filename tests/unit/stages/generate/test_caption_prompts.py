@@ -1,16 +1,24 @@
+import hashlib
+import json
 import random
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from pipeline.config.schema import RunConfig
+from pipeline.fingerprints import fingerprint_of
 from stages.contract.errors import InputFault
+from stages.formats.filtered import FilterRecord, write_filtered
 from stages.formats.shards import ShardEntry, ShardRecord, read_captions, shard_tar, write_shard
 from stages.formats.splits import SplitConfig, split_numbers
 from stages.generate.config import CaptionPrompts, GenerateConfig
 from stages.generate.prompts import caption_prompts
+from stages.generate.stage import stage_prompts
 from stages.storage.artifact import Output
 from tests.unit.stages.encoded import encoded_square
 
@@ -92,3 +100,50 @@ def test_the_section_reads_the_images_and_the_split_where_it_needs_them() -> Non
     assert "split" not in GenerateConfig(clip=CLIP, prompts={"kind": "list", "texts": ["x"]}).identity()
     with pytest.raises(ValidationError, match=r"prompts\.part is test, and split\.test is 0"):
         GenerateConfig(clip=CLIP, prompts={"kind": "held_out", "part": "test"})
+
+
+def test_prompts_are_of_no_image_that_was_filtered_out(tmp_path: Path) -> None:
+    shards, split = make_shards(tmp_path / "shards", 2, 40), SplitConfig(validation=0.3, test=0.3)
+    section = CaptionPrompts(kind="held_out")
+    every = [one.sample for one in caption_prompts(section, split, shards) if one.sample is not None]
+    kept = Output(str(tmp_path / "kept"), "filter_samples", "k")
+    gone = [key for shard, key in every if shard == "00000"][::2]
+    removed = [{"key": key, "cause": "nsfw", "value": 0.9, "duplicate_of": None} for key in gone]
+    write_filtered(kept, "00000", np.arange(40 - len(gone)), removed)
+    FilterRecord(rows=40 - len(gone), captioned=0, removed={"nsfw": len(gone)}).finish(kept, "00000")
+    found = [one.sample for one in caption_prompts(section, split, shards, kept)]
+    assert gone
+    assert found == [(shard, key) for shard, key in every if key not in gone]
+    config = GenerateConfig.model_validate({"clip": CLIP, "prompts": section, "split": split})
+    inputs = {"download_shards": shards, "filter_samples": kept}
+    assert [one.sample for one in stage_prompts(config, inputs)] == found
+
+
+def run_config(prompts: dict[str, Any], *, filtered: bool, retrieval: dict[str, Any] | None) -> RunConfig:
+    reused = ("download_shards", "embed_clip", "train_clip", "train_prior", "train_decoder")
+    stages = (*reused, "filter_samples") if filtered else reused
+    section = {"clip": CLIP, "prompts": prompts, "retrieval": retrieval}
+    reuse = {stage: {"config": "other.yaml"} for stage in stages}
+    return RunConfig.model_validate({"name": "tiny", "generate": section, "reuse": reuse})
+
+
+@pytest.mark.parametrize("retrieval", [None, {}])
+def test_a_filter_is_an_input_of_prompts_of_images_alone(retrieval: dict[str, Any] | None) -> None:
+    def has_filter(prompts: dict[str, Any], *, filtered: bool, is_new: bool = False) -> bool:
+        config = run_config(prompts, filtered=filtered, retrieval=retrieval)
+        section = config.generate
+        assert section is not None
+        inputs = {name: name for name in config.inputs_of(section)}
+        content = {
+            "stage": "generate", "code_version": section.code_version, "config": section.identity(), "inputs": inputs
+        }  # fmt: skip
+        of_earlier = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        found = fingerprint_of(section, section.identity(), inputs)
+        assert (found != of_earlier) is is_new
+        return "filter_samples" in inputs
+
+    texts = {"kind": "list", "texts": ["x"]}
+    assert not has_filter({"kind": "held_out"}, filtered=False)
+    assert has_filter({"kind": "held_out"}, filtered=True, is_new=True)
+    assert has_filter(texts, filtered=True) is (retrieval is not None)
+    assert not has_filter(texts, filtered=False)

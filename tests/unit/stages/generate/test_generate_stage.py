@@ -20,6 +20,7 @@ from stages.contract.runner import run_stage
 from stages.contract.stage import StageSummary
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.formats.generated_images import list_units, read_images, read_rows
+from stages.formats.model_folders import load_model_config
 from stages.generate.config import GenerateConfig
 from stages.generate.stage import run
 from stages.storage.artifact import Artifact, Output
@@ -87,6 +88,7 @@ def test_scene_prompts_give_three_signed_sets_of_images(world: World, tmp_path: 
     assert [e for e in events if isinstance(e, Progress)][-1].items == 15
     with output.open("embeddings/prior/000000.npy") as file:
         assert np.load(file).shape == (5, 16)
+    assert output.read_json("clips.json") == load_model_config(world.decoder, "decoder")["clip"]
 
 
 @pytest.mark.parametrize("max_files", [5000, 0])

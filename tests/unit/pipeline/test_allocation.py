@@ -183,6 +183,7 @@ def test_an_autoscaler_counts_with_its_declared_maximum() -> None:
 @pytest.mark.parametrize(("num_gpus", "workers"), [(8, 8), (7, 4), (6, 4), (3, 2), (1, 1)])
 def test_an_open_group_has_as_many_workers_as_the_batch_can_be_divided_over(num_gpus: int, workers: int) -> None:
     config = load_config(CONFIGS / "smoke.yaml", ["train_prior.training.batch_size=512"])
+    assert config.train_prior is not None
     machines = Machines.of([Node(16, 1)] * num_gpus, [])
     assert allocate(config.train_prior, machines).num_workers == workers
 

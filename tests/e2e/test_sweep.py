@@ -80,6 +80,7 @@ def test_a_second_sweep_runs_only_what_is_left(folder: Path, swept: Finished) ->
     assert [run["stages_left"] for run in planned.document["runs"]] == [0, 0, 1]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(700)
 def test_the_ablation_runs_on_embeddings_that_there_are_already(tmp_path: Path) -> None:
     """Those of ViT-B/32 by their shape: 512 numbers of length 10.5, two dimensions of a large mean."""

@@ -6,7 +6,8 @@ from stages.training.initial_weights import check_initial
 
 
 def check(config: TrainAutoencoderBase) -> None:
-    """Check the weights, and those that training begins with."""
+    """Check the weights, those that training begins with, and which are kept."""
+    config.check_best()
     check_initial(config)
     if isinstance(config.perceptual, VggPerceptual) and not config.perceptual.path.is_file():
         raise InputFault(

@@ -6,7 +6,8 @@ from stages.training.initial_weights import check_initial
 
 
 def check(config: TrainDecoderConfig) -> None:
-    """Check what the kind needs, and the decoder that training begins with."""
+    """Check what the kind needs, the decoder that training begins with, and which weights are kept."""
+    config.check_best()
     check_initial(config)
     package = KINDS[config.kind].package
     if package != __package__ and (own := optional_module(package, "check")) is not None:

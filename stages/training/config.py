@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, mo
 
 from stages.contract.bounds import Count, CountOrZero, Seed
 from stages.contract.config import ConfigModel, RuntimeOnly
-from stages.contract.errors import nearest
+from stages.contract.errors import InputFault, nearest
 from stages.contract.events import LoggedSteps, Metrics, RolledBack
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageConfig
@@ -241,17 +241,26 @@ class LoopConfig(StageConfig):
 
     @model_validator(mode="after")
     def _keeps_the_best_of_what_is_measured(self) -> "LoopConfig":
+        self.metric_names.check(self.training.best)
+        return self
+
+    def check_best(self) -> None:
+        """Refuse to begin a training that keeps the best by a loss which holds an adversary's terms.
+
+        Not when the section is read: earlier versions took it, and what they have finished stays usable.
+
+        Raises:
+            InputFault: it would.
+        """
         best = self.training.best
-        self.metric_names.check(best)
         if best is not None and not self.has_direction(best.metric, self.training.num_steps):
             others = [name for name in self.metric_names.examples if self.has_direction(name, self.training.num_steps)]
             instead = f"give {' or '.join(others)}, or leave" if others else "leave"
-            raise ValueError(
-                f"training.best.metric is {best.metric!r}, which holds the terms of an adversary that learns too, and "
-                "does not fall where the model becomes better: the first validation might be kept: allowed is a metric "
-                f"that does: {instead} training.best out"
+            raise InputFault(
+                f"{self.stage}.training.best.metric is {best.metric!r}, which holds the terms of an adversary "
+                "that learns too, and does not fall where the model becomes better: the first validation "
+                f"might be kept: allowed is a metric that does: {instead} training.best out"
             )
-        return self
 
     def usable_workers(self, room: int) -> int:
         """Return the largest number of workers over which the batch can be divided."""

@@ -6,6 +6,8 @@ import pytest
 
 from pipeline.config.loading import load_config
 from pipeline.errors import UsageError
+from stages.contract.errors import InputFault
+from stages.train_autoencoder.check import check
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs"
 
@@ -34,14 +36,17 @@ def test_what_no_validation_reports_is_refused(config: str, stage: str, metric: 
 def test_the_best_of_a_loss_with_an_adversary_in_it_is_refused(steps: int) -> None:
     best = "train_autoencoder.training.best={metric: held_out_loss, mode: lowest}"
     given = [best, f"train_autoencoder.training.num_steps={steps}"]
-    with pytest.raises(UsageError) as caught:
-        load_config(CONFIGS / "paper/latent_diffusion.yaml", given)
+    section = load_config(CONFIGS / "paper/latent_diffusion.yaml", given).train_autoencoder  # as one that is recorded
+    assert section is not None
+    with pytest.raises(InputFault) as caught:
+        check(section)
     assert "training.best.metric is 'held_out_loss', which holds the terms of an adversary" in str(caught.value)
     assert "give held_out_psnr, or leave training.best out" in str(caught.value)
     before = load_config(
         CONFIGS / "paper/latent_diffusion.yaml", [best, "train_autoencoder.training.num_steps=49999"]
     ).train_autoencoder
     assert before is not None
+    check(before)
     assert not before.has_direction("held_out_loss", 50_000)
     assert before.has_direction("held_out_loss", 49_999)
     assert before.has_direction("held_out_psnr", 60_000)

@@ -244,10 +244,6 @@ def test_a_group_of_one_is_its_own_mean() -> None:
             "training.gradient_accumulation is 2 with stylegan2, whose losses compare .*: allowed is 1",
         ),
         ({"training": {"weight_decay": 0.1}}, "training.weight_decay is 0.1: allowed for stylegan2 is 0"),
-        (
-            {"training": {"best": {"metric": "held_out_loss", "mode": "lowest"}}},
-            "best.metric is 'held_out_loss', which",
-        ),
         ({"resolution": 24}, "resolution: found 24: expected"),
         ({"losses": {"augmentation": "always"}}, "augmentation"),
     ],
@@ -261,6 +257,12 @@ def test_what_cannot_be_trained_is_refused(clip_folder: Path, section: dict[str,
 def test_a_missing_clip_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match="there is no folder"):
         check(config(tmp_path / "nowhere"))
+
+
+def test_the_best_of_its_loss_is_refused_before_anything_starts(clip_folder: Path) -> None:
+    best = {"metric": "held_out_loss", "mode": "lowest"}
+    with pytest.raises(InputFault, match=r"train_decoder\.training\.best\.metric is 'held_out_loss', which"):
+        check(config(clip_folder, training={"best": best}))
 
 
 def test_a_training_begins_as_another_generator(inputs: dict[str, Artifact], clip_folder: Path, tmp_path: Path) -> None:
